@@ -1,0 +1,137 @@
+// core/peers.h - other agents, as their metadata describes them.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "core/backend.h"
+#include "core/cover_index.h"
+#include "core/gate.h"
+#include "core/registry.h"
+#include "metadata/wire.h"
+
+namespace nixl::core {
+
+class Peer;
+
+// A peer's key for one or more regions, loaded into our engine at first use. Lists and transfers
+// hold it; it may outlive the connection (engines allow unloading after disconnecting).
+class RemoteKey {
+ public:
+  RemoteKey(Backend& backend, void* engine_peer, MemType kind, std::string bytes)
+      : backend_(backend), engine_peer_(engine_peer), kind_(kind), bytes_(std::move(bytes)) {}
+  ~RemoteKey();
+  RemoteKey(const RemoteKey&) = delete;
+  RemoteKey& operator=(const RemoteKey&) = delete;
+
+  // The engine's handle. Fails as the engine does.
+  Result<void*> handle();
+
+ private:
+  Backend& backend_;
+  void* engine_peer_;
+  const MemType kind_;
+  const std::string bytes_;
+  base::Mutex mu_;
+  bool loaded_ NIXL_GUARDED_BY(mu_) = false;
+  void* handle_ NIXL_GUARDED_BY(mu_) = nullptr;
+};
+
+// A peer, seen through one of our engines.
+struct PeerBackend {
+  struct Section {
+    CoverIndex index;  // values: numbers of keys
+    std::vector<std::shared_ptr<RemoteKey>> keys;
+    std::unordered_map<std::string, uint32_t> key_numbers;
+  };
+
+  Backend* backend = nullptr;
+  std::weak_ptr<Peer> peer;
+  uint64_t id = 0;  // what the engine knows us by in on_peer()
+  std::string connection;
+  void* engine_peer = nullptr;
+  std::array<Section, kMemTypes> sections;  // guarded by the peer's lock
+};
+
+// One incarnation of an agent elsewhere.
+//
+// Threads: any. Whoever hands the engine this peer's handle passes the gate first; retire() closes
+// it before the engine's handles go.
+class Peer : public std::enable_shared_from_this<Peer> {
+ public:
+  Peer(std::string name, const metadata::Blob& blob);
+  ~Peer();
+
+  const std::string name;
+  const metadata::Incarnation incarnation;
+  const uint64_t created_unix_ns;
+  const std::string host_id;
+
+  Gate gate;
+  std::atomic<bool> down{false};
+
+  // Adds what the blob says of our backends. What is known already costs little; a registration of
+  // a lower generation never replaces one of a higher.
+  Status merge(const metadata::Blob& blob, const std::vector<Backend*>& backends);
+
+  // Disconnects from every engine; what was in flight is reported failed. Once.
+  void retire();
+
+  PeerBackend* through(const Backend& backend) const;
+  Result<Resolution> resolve(const Backend& backend, const DescList& list);
+  bool covers(const Backend& backend, const DescList& list) const;
+  bool has(const Backend& backend, MemType type) const;
+  bool connected() const;  // through any engine
+
+ private:
+  Status connect(PeerBackend& link, const metadata::BackendSection& section);
+  Status mergeRegions(PeerBackend& link, const metadata::BackendSection& section)
+      NIXL_REQUIRES(mu_);
+
+  base::Mutex merge_mu_;  // one merge at a time; taken before mu_, engines are called under it
+  mutable base::SharedMutex mu_;
+  std::map<const Backend*, std::unique_ptr<PeerBackend>> links_ NIXL_GUARDED_BY(mu_);
+  uint64_t last_sequence_ NIXL_GUARDED_BY(merge_mu_) = 0;
+  uint64_t last_size_ NIXL_GUARDED_BY(merge_mu_) = 0;
+};
+
+// Finds the link that an engine's on_peer() names; nullptr for one that is gone.
+std::shared_ptr<Peer> peerOfLink(uint64_t id);
+AgentCore* agentOfLink(uint64_t id);
+
+// Peers by name, and the incarnations that were replaced.
+class PeerTable {
+ public:
+  struct Loaded {
+    std::shared_ptr<Peer> peer;
+    std::shared_ptr<Peer> replaced;  // to be retired by the caller
+    bool fresh = false;
+  };
+
+  std::shared_ptr<Peer> find(const std::string& name) const;
+  // The peer of this blob: the current one, or a new one that takes the name over.
+  // NOT_ALLOWED: its incarnation was replaced before.
+  Result<Loaded> adopt(const metadata::Blob& blob);
+  std::shared_ptr<Peer> remove(const std::string& name);
+  // Removes it only if it still is the current one of its name.
+  bool remove(const std::shared_ptr<Peer>& peer);
+  std::vector<std::shared_ptr<Peer>> all() const;
+
+ private:
+  static constexpr size_t kTombstones = 16384;
+
+  mutable base::SharedMutex mu_;
+  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_ NIXL_GUARDED_BY(mu_);
+  std::map<metadata::Incarnation, uint64_t> tombstones_ NIXL_GUARDED_BY(mu_);  // created_unix_ns
+  std::deque<metadata::Incarnation> tombstone_order_ NIXL_GUARDED_BY(mu_);
+};
+
+}  // namespace nixl::core
