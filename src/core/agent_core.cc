@@ -605,26 +605,31 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
   if (blob->agent == name_)
     return Status(Errc::INVALID_PARAM,
                   fmt::format("load metadata: it is of \"{}\", which is this agent's name", name_));
-  auto adopted = peers_.adopt(*blob);
-  if (!adopted.has_value()) return std::move(adopted).error().within("load metadata");
-  if (adopted->replaced) {
-    Event event{};
-    event.kind = Event::Kind::PEER_REPLACED;
-    event.peer = blob->agent;
-    event.incarnation = blob->incarnation.hex();
-    event.text = fmt::format("peer \"{}\" started anew; what was prepared for the former one is "
-                             "void",
-                             blob->agent);
-    notifier_.add(std::move(event));
-    adopted->replaced->retire();
-    progress_.changed();
+  const std::string doing = "load metadata";
+  auto known = peers_.current(*blob);
+  if (!known.has_value()) return std::move(known).error().within(doing);
+  std::shared_ptr<Peer> peer = *known;
+  if (!peer) {
+    // Whoever finds the name may use it at once: it gets its name when it is whole.
+    auto fresh = std::make_shared<Peer>(blob->agent, *blob);
+    NIXL_TRY(fresh->merge(*blob, backends()).within(doing));
+    auto adopted = peers_.adopt(fresh);
+    if (!adopted.has_value()) return std::move(adopted).error().within(doing);
+    if (adopted->replaced) {
+      adopted->replaced->retire();
+      Event event{};
+      event.kind = Event::Kind::PEER_REPLACED;
+      event.peer = blob->agent;
+      event.incarnation = blob->incarnation.hex();
+      event.text = fmt::format("peer \"{}\" started anew; what was prepared for the former one is "
+                               "void",
+                               blob->agent);
+      notifier_.add(std::move(event));
+      progress_.changed();
+    }
+    if (adopted->peer != fresh) peer = adopted->peer;
   }
-  Status merged = adopted->peer->merge(*blob, backends());
-  if (!merged.ok()) {
-    // As before: what was known of a peer stays, a new one that failed leaves nothing behind.
-    if (adopted->fresh && peers_.remove(adopted->peer)) adopted->peer->retire();
-    return std::move(merged).within("load metadata");
-  }
+  if (peer) NIXL_TRY(peer->merge(*blob, backends()).within(doing));
   wake();
   return blob->agent;
 }
@@ -958,15 +963,16 @@ Result<XferState> AgentCore::post(Transfer& transfer, std::optional<std::string>
       progress_.wake();
     }
   }
-  return transfer.state();
+  return seen(transfer);
 }
 
 XferState AgentCore::check(Transfer& transfer) {
-  XferState state = transfer.state();
-  if (state == XferState::POSTED) {
-    progress_.tryDrive(kCheckBudgetNs);
-    state = transfer.state();
-  }
+  if (transfer.state() == XferState::POSTED) progress_.tryDrive(kCheckBudgetNs);
+  return seen(transfer);
+}
+
+XferState AgentCore::seen(Transfer& transfer) {
+  const XferState state = transfer.state();
   if (state == XferState::FAILED && transfer.peer() &&
       transfer.error().code() == Errc::REMOTE_DISCONNECT)
     seenDisconnect(transfer.peer());

@@ -138,6 +138,8 @@ class AgentCore : private metadata::Exchange::Host {
                              size_t count, const TransferOptions& options, bool merge);
   // The peer, if it is the one that is loaded now.
   Status current(const std::shared_ptr<Peer>& peer) const;
+  // The state that the user is told.
+  XferState seen(Transfer& transfer);
   // The user has seen that the peer is gone: its metadata goes, as programs expect.
   void seenDisconnect(const std::shared_ptr<Peer>& peer);
   uint64_t clockwork(uint64_t now_ns);

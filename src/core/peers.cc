@@ -237,36 +237,56 @@ std::shared_ptr<Peer> PeerTable::find(const std::string& name) const {
   return found == peers_.end() ? nullptr : found->second;
 }
 
-Result<PeerTable::Loaded> PeerTable::adopt(const metadata::Blob& blob) {
-  base::WriterLock lock(mu_);
-  Loaded loaded;
+Status PeerTable::checkTombstone(const std::string& name, const metadata::Incarnation& incarnation,
+                                 uint64_t created_unix_ns) const {
+  if (!tombstones_.contains(incarnation)) return {};
+  auto found = peers_.find(name);
+  const std::string now = found == peers_.end()
+                              ? std::string("another one")
+                              : "the one of " + timeText(found->second->created_unix_ns);
+  return Status(Errc::NOT_ALLOWED,
+                fmt::format("metadata of \"{}\" made at {} is of an incarnation that {} replaced; "
+                            "load what the agent publishes now",
+                            name, timeText(created_unix_ns), now));
+}
+
+Result<std::shared_ptr<Peer>> PeerTable::current(const metadata::Blob& blob) const {
+  base::ReaderLock lock(mu_);
   auto found = peers_.find(blob.agent);
-  if (found != peers_.end() && found->second->incarnation == blob.incarnation) {
-    loaded.peer = found->second;
-    return loaded;
+  if (found != peers_.end() && found->second->incarnation == blob.incarnation)
+    return found->second;
+  NIXL_TRY(checkTombstone(blob.agent, blob.incarnation, blob.created_unix_ns));
+  return std::shared_ptr<Peer>();
+}
+
+Result<PeerTable::Adopted> PeerTable::adopt(const std::shared_ptr<Peer>& peer) {
+  base::WriterLock lock(mu_);
+  NIXL_TRY(checkTombstone(peer->name, peer->incarnation, peer->created_unix_ns));
+  auto& slot = peers_[peer->name];
+  if (slot && slot->incarnation == peer->incarnation) return Adopted{slot, nullptr};
+  Adopted adopted{peer, std::move(slot)};
+  slot = peer;
+  if (adopted.replaced) bury(adopted.replaced->incarnation, adopted.replaced->created_unix_ns);
+  if (auto former = removed_.find(peer->name); former != removed_.end()) {
+    if (former->second.incarnation != peer->incarnation)
+      bury(former->second.incarnation, former->second.created_unix_ns);
+    removed_.erase(former);
   }
-  if (tombstones_.contains(blob.incarnation)) {
-    const std::string now = found == peers_.end()
-                                ? std::string("another one")
-                                : "the one of " + timeText(found->second->created_unix_ns);
-    return Status(Errc::NOT_ALLOWED,
-                  fmt::format("metadata of \"{}\" made at {} is of an incarnation that {} "
-                              "replaced; load what the agent publishes now",
-                              blob.agent, timeText(blob.created_unix_ns), now));
+  return adopted;
+}
+
+void PeerTable::bury(const metadata::Incarnation& incarnation, uint64_t created_unix_ns) {
+  if (!tombstones_.emplace(incarnation, created_unix_ns).second) return;
+  tombstone_order_.push_back(incarnation);
+  if (tombstone_order_.size() > kTombstones) {
+    tombstones_.erase(tombstone_order_.front());
+    tombstone_order_.pop_front();
   }
-  if (found != peers_.end()) {
-    loaded.replaced = found->second;
-    tombstones_[loaded.replaced->incarnation] = loaded.replaced->created_unix_ns;
-    tombstone_order_.push_back(loaded.replaced->incarnation);
-    if (tombstone_order_.size() > kTombstones) {
-      tombstones_.erase(tombstone_order_.front());
-      tombstone_order_.pop_front();
-    }
-  }
-  loaded.peer = std::make_shared<Peer>(blob.agent, blob);
-  loaded.fresh = true;
-  peers_[blob.agent] = loaded.peer;
-  return loaded;
+}
+
+void PeerTable::remember(const Peer& peer) {
+  if (removed_.size() >= kTombstones) removed_.erase(removed_.begin());
+  removed_[peer.name] = {peer.incarnation, peer.created_unix_ns};
 }
 
 std::shared_ptr<Peer> PeerTable::remove(const std::string& name) {
@@ -275,6 +295,7 @@ std::shared_ptr<Peer> PeerTable::remove(const std::string& name) {
   if (found == peers_.end()) return nullptr;
   auto peer = std::move(found->second);
   peers_.erase(found);
+  remember(*peer);
   return peer;
 }
 
@@ -283,6 +304,7 @@ bool PeerTable::remove(const std::shared_ptr<Peer>& peer) {
   auto found = peers_.find(peer->name);
   if (found == peers_.end() || found->second != peer) return false;
   peers_.erase(found);
+  remember(*peer);
   return true;
 }
 

@@ -110,16 +110,20 @@ AgentCore* agentOfLink(uint64_t id);
 // Peers by name, and the incarnations that were replaced.
 class PeerTable {
  public:
-  struct Loaded {
+  std::shared_ptr<Peer> find(const std::string& name) const;
+
+  // The current peer of this blob's incarnation, or nullptr: then one is to be made, merged, and
+  // adopted. NOT_ALLOWED: the incarnation was replaced before.
+  Result<std::shared_ptr<Peer>> current(const metadata::Blob& blob) const;
+
+  // A peer that can be used takes its name over; whoever finds the name finds it from then on.
+  // When another thread brought the same incarnation meanwhile, that one stays, and is `peer`.
+  struct Adopted {
     std::shared_ptr<Peer> peer;
     std::shared_ptr<Peer> replaced;  // to be retired by the caller
-    bool fresh = false;
   };
+  Result<Adopted> adopt(const std::shared_ptr<Peer>& peer);
 
-  std::shared_ptr<Peer> find(const std::string& name) const;
-  // The peer of this blob: the current one, or a new one that takes the name over.
-  // NOT_ALLOWED: its incarnation was replaced before.
-  Result<Loaded> adopt(const metadata::Blob& blob);
   std::shared_ptr<Peer> remove(const std::string& name);
   // Removes it only if it still is the current one of its name.
   bool remove(const std::shared_ptr<Peer>& peer);
@@ -128,10 +132,21 @@ class PeerTable {
  private:
   static constexpr size_t kTombstones = 16384;
 
+  struct Former {
+    metadata::Incarnation incarnation;
+    uint64_t created_unix_ns;
+  };
+  void bury(const metadata::Incarnation& incarnation, uint64_t created_unix_ns) NIXL_REQUIRES(mu_);
+  void remember(const Peer& peer) NIXL_REQUIRES(mu_);
+  Status checkTombstone(const std::string& name, const metadata::Incarnation& incarnation,
+                        uint64_t created_unix_ns) const NIXL_REQUIRES_SHARED(mu_);
+
   mutable base::SharedMutex mu_;
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_ NIXL_GUARDED_BY(mu_);
   std::map<metadata::Incarnation, uint64_t> tombstones_ NIXL_GUARDED_BY(mu_);  // created_unix_ns
   std::deque<metadata::Incarnation> tombstone_order_ NIXL_GUARDED_BY(mu_);
+  // Who was removed and not replaced yet: it may come back, until another one takes the name.
+  std::unordered_map<std::string, Former> removed_ NIXL_GUARDED_BY(mu_);
 };
 
 }  // namespace nixl::core

@@ -79,10 +79,15 @@ class Peers : public testing::Test {
   }
 
   Status load(const metadata::Blob& blob) {
-    auto adopted = table_.adopt(blob);
+    auto known = table_.current(blob);
+    if (!known.has_value()) return known.error();
+    if (*known) return (*known)->merge(blob, {&backend_});
+    auto fresh = std::make_shared<Peer>(blob.agent, blob);
+    NIXL_TRY(fresh->merge(blob, {&backend_}));
+    auto adopted = table_.adopt(fresh);
     if (!adopted.has_value()) return adopted.error();
     if (adopted->replaced) adopted->replaced->retire();
-    return adopted->peer->merge(blob, {&backend_});
+    return {};
   }
 
   Backend backend_;
@@ -114,12 +119,35 @@ TEST_F(Peers, AnotherIncarnationTakesOverAndTheFormerIsRefused) {
   EXPECT_NE(late.message().find("2023-11-14"), std::string::npos) << late.message();
 }
 
+TEST_F(Peers, APeerThatCannotBeUsedIsNeverFound) {
+  auto bad = blob(1);
+  bad.sections[0].connection = "bad";
+  EXPECT_FALSE(load(bad).ok());
+  EXPECT_EQ(table_.find("peer"), nullptr);
+}
+
+TEST_F(Peers, TwoThreadsThatBringOneIncarnationAgree) {
+  auto one = std::make_shared<Peer>("peer", blob(1)), two = std::make_shared<Peer>("peer", blob(1));
+  EXPECT_EQ(table_.adopt(one)->peer, one);
+  auto second = table_.adopt(two);
+  EXPECT_EQ(second->peer, one);
+  EXPECT_EQ(second->replaced, nullptr);
+}
+
 TEST_F(Peers, APeerThatWasRemovedMayComeBack) {
   ASSERT_TRUE(load(blob(1)).ok());
   table_.remove("peer")->retire();
   EXPECT_EQ(Counting::connected, 0);
   EXPECT_TRUE(load(blob(1)).ok()) << "down or invalidated is not replaced";
   EXPECT_EQ(Counting::connected, 1);
+}
+
+TEST_F(Peers, ARemovedPeerDoesNotComeBackOverItsSuccessor) {
+  ASSERT_TRUE(load(blob(1)).ok());
+  table_.remove("peer")->retire();
+  ASSERT_TRUE(load(blob(2)).ok());
+  EXPECT_EQ(load(blob(1)).code(), Errc::NOT_ALLOWED) << "the successor must not lose its name";
+  EXPECT_TRUE(load(blob(2)).ok());
 }
 
 TEST_F(Peers, LoadingAgainAThousandTimesAddsNothing) {

@@ -236,11 +236,20 @@ void Transfer::record(uint64_t first, uint64_t count, Errc status) {
 
 void Transfer::failed(Errc status, int32_t native, const char* text) {
   if (!error_.ok()) return;  // the first one says most
-  std::string message = fmt::format("{} {}: ", setup_.backend->name,
-                                    setup_.plan.op == OpType::WRITE ? "WRITE to" : "READ from");
-  message += fmt::format("\"{}\": {}", setup_.peer ? setup_.peer->name : setup_.agent->name(),
-                         text != nullptr && *text ? text : errcName(status));
+  const std::string_view words =
+      text != nullptr && *text != '\0' ? std::string_view(text) : std::string_view(errcName(status));
+  std::string message(words);
+  if (!words.starts_with(setup_.backend->name))  // some engines say all of it themselves
+    message = fmt::format("{}: {} \"{}\": {}", setup_.backend->name,
+                          setup_.plan.op == OpType::WRITE ? "WRITE to" : "READ from",
+                          setup_.peer ? setup_.peer->name : setup_.agent->name(), words);
   if (native != 0) message += fmt::format(" (native code {})", native);
+  // What fails because the user let the peer go is not the peer's doing.
+  if (setup_.peer && !setup_.peer->gate.open() && !setup_.peer->down.load()) {
+    status = Errc::NOT_FOUND;
+    message = fmt::format("peer \"{}\" was invalidated while the transfer was in flight",
+                          setup_.peer->name);
+  }
   error_ = Status(status, std::move(message));
 }
 
@@ -402,7 +411,8 @@ void Transfer::checkTime(uint64_t now_ns, uint64_t stall_ns) {
       text = fmt::format("transfer with \"{}\": its deadline of {} ms passed; {} of {} bytes had "
                          "moved, the rest is being cancelled",
                          name, setup_.timeout.count() / 1'000'000, bytes_done_, setup_.plan.bytes);
-    } else if (stall_ns != 0 && now_ns - moved_ns_ >= stall_ns) {
+    } else if (stall_ns != 0 && now_ns > moved_ns_ && now_ns - moved_ns_ >= stall_ns) {
+      // (It may have been posted again since the caller looked at the clock.)
       code = Errc::STALLED;
       text = fmt::format("transfer with \"{}\": no byte moved for {} s (NIXL_STALL_MS); {} of {} "
                          "had, the rest is being cancelled",

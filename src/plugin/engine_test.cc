@@ -152,8 +152,9 @@ TEST_F(EngineTest, IsNotMadeFromATableThatEndsTooEarly) {
 
 TEST(Engine, WhoseConstructorThrowsIsASentence) {
   Manager manager({kBadPluginsFolder, true}, {});
-  const nixl_plugin* throwing = manager.load("THROWINGENGINE").value();
-  const Status status = Engine::create(throwing, {}).error();
+  const auto throwing = manager.load("THROWINGENGINE");
+  ASSERT_TRUE(throwing.has_value()) << throwing.error().message();
+  const Status status = Engine::create(*throwing, {}).error();
   EXPECT_EQ(status.code(), Errc::BACKEND);
   EXPECT_EQ(status.message(), "engine THROWINGENGINE: create: the constructor gave up");
 }
