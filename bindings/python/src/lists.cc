@@ -1,0 +1,467 @@
+#include "lists.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+
+#include "errors.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace nixl::python {
+namespace {
+
+// --- rows from and to Python --------------------------------------------------------------------
+
+// What the three kinds of list have in common, said once: `kMembers` of a tuple, and how one row is
+// read, written and compared.
+template <typename List>
+struct Shape;
+
+template <>
+struct Shape<TransferList> {
+  static constexpr const char* kName = "nixlXferDList";
+  static constexpr Py_ssize_t kMembers = 3;
+  static constexpr size_t kIndexed = 3;
+
+  static void resize(TransferList& list, size_t n) { list.numbers.resize(n * 3); }
+  static void reserve(TransferList& list, size_t n) { list.numbers.reserve(n * 3); }
+  static void append(TransferList& list, PyObject* const* members) {
+    const uint64_t address = toNumber(members[0]), length = toNumber(members[1]);
+    const uint64_t device = toNumber(members[2]);
+    list.numbers.insert(list.numbers.end(), {address, length, device});
+  }
+  static void put(TransferList& list, size_t i, PyObject* const* members) {
+    TransferList row;
+    append(row, members);
+    std::copy_n(row.numbers.begin(), 3, list.numbers.begin() + static_cast<std::ptrdiff_t>(i * 3));
+  }
+  static nb::tuple get(const TransferList& list, size_t i) {
+    const uint64_t* row = &list.numbers[i * 3];
+    return nb::make_tuple(row[0], row[1], row[2]);
+  }
+  static void erase(TransferList& list, size_t i) {
+    const auto at = list.numbers.begin() + static_cast<std::ptrdiff_t>(i * 3);
+    list.numbers.erase(at, at + 3);
+  }
+  static bool covers(const TransferList& list, size_t i, const uint64_t* range) {
+    return std::equal(range, range + 3, &list.numbers[i * 3]);
+  }
+  static bool equal(const TransferList& a, const TransferList& b) { return a.numbers == b.numbers; }
+  static void clear(TransferList& list) { list.numbers.clear(); }
+};
+
+template <>
+struct Shape<RegistrationList> {
+  static constexpr const char* kName = "nixlRegDList";
+  static constexpr Py_ssize_t kMembers = 4;
+
+  static void resize(RegistrationList& list, size_t n) {
+    list.ranges.resize(n, MemDescriptor(uint64_t{0}, 0, 0, list.type));
+  }
+  static void reserve(RegistrationList& list, size_t n) { list.ranges.reserve(n); }
+  static MemDescriptor read(const RegistrationList& list, PyObject* const* members) {
+    const uint64_t address = toNumber(members[0]), length = toNumber(members[1]);
+    return {address, length, toNumber(members[2]), list.type, toMeta(members[3])};
+  }
+  static void append(RegistrationList& list, PyObject* const* members) {
+    list.ranges.push_back(read(list, members));
+  }
+  static void put(RegistrationList& list, size_t i, PyObject* const* members) {
+    list.ranges[i] = read(list, members);
+  }
+  static nb::tuple get(const RegistrationList& list, size_t i) {
+    const MemDescriptor& range = list.ranges[i];
+    return nb::make_tuple(range.address, range.length, range.device, toBytes(range.info));
+  }
+  static void erase(RegistrationList& list, size_t i) {
+    list.ranges.erase(list.ranges.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  static bool covers(const RegistrationList& list, size_t i, const uint64_t* range) {
+    const MemDescriptor& r = list.ranges[i];
+    return r.address == range[0] && r.length == range[1] && r.device == range[2];
+  }
+  static bool equal(const RegistrationList& a, const RegistrationList& b) {
+    return std::equal(a.ranges.begin(), a.ranges.end(), b.ranges.begin(), b.ranges.end(),
+                      [](const MemDescriptor& x, const MemDescriptor& y) {
+                        return x.address == y.address && x.length == y.length &&
+                               x.device == y.device && x.info == y.info;
+                      });
+  }
+  static void clear(RegistrationList& list) { list.ranges.clear(); }
+};
+
+template <>
+struct Shape<RemoteList> {
+  static constexpr const char* kName = "nixlRemoteDList";
+  static constexpr Py_ssize_t kMembers = 4;
+
+  static void resize(RemoteList& list, size_t n) { list.rows.resize(n); }
+  static void reserve(RemoteList& list, size_t n) { list.rows.reserve(n); }
+  static RemoteList::Row read(PyObject* const* members) {
+    const uint64_t address = toNumber(members[0]), length = toNumber(members[1]);
+    return {address, length, toNumber(members[2]), toMeta(members[3])};
+  }
+  static void append(RemoteList& list, PyObject* const* members) {
+    list.rows.push_back(read(members));
+  }
+  static void put(RemoteList& list, size_t i, PyObject* const* members) {
+    list.rows[i] = read(members);
+  }
+  static nb::tuple get(const RemoteList& list, size_t i) {
+    const RemoteList::Row& row = list.rows[i];
+    return nb::make_tuple(row.address, row.length, row.device, toStr(row.agent));
+  }
+  static void erase(RemoteList& list, size_t i) {
+    list.rows.erase(list.rows.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  static bool equal(const RemoteList& a, const RemoteList& b) { return a.rows == b.rows; }
+  static void clear(RemoteList& list) { list.rows.clear(); }
+};
+
+PyObject* const* membersOf(PyObject* tuple) { return &PyTuple_GET_ITEM(tuple, 0); }
+
+template <typename List>
+List fromTuples(MemType type, PyObject* tuples) {
+  List list;
+  list.type = type;
+  const Py_ssize_t count = PyList_GET_SIZE(tuples);
+  Shape<List>::reserve(list, static_cast<size_t>(count));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tuples); ++i) {
+    PyObject* tuple = PyList_GET_ITEM(tuples, i);
+    if (!PyTuple_Check(tuple))
+      throw nb::type_error(
+          ("descriptor " + std::to_string(i) + " is a " + Py_TYPE(tuple)->tp_name + ", not a tuple")
+              .c_str());
+    if (PyTuple_GET_SIZE(tuple) != Shape<List>::kMembers)
+      throw nb::value_error(("descriptor " + std::to_string(i) + " has " +
+                             std::to_string(PyTuple_GET_SIZE(tuple)) + " members, not " +
+                             std::to_string(Shape<List>::kMembers))
+                                .c_str());
+    Shape<List>::append(list, membersOf(tuple));
+  }
+  return list;
+}
+
+TransferList fromTable(MemType type, nb::handle array, TransferList*) {
+  const Table table(array, 3);
+  return {type, {table.data(), table.data() + table.rows() * 3}};
+}
+
+RegistrationList fromTable(MemType type, nb::handle array, RegistrationList*) {
+  const Table table(array, 3);
+  RegistrationList list{type, {}, {}};
+  list.ranges.reserve(table.rows());
+  for (size_t i = 0; i < table.rows(); ++i) {
+    const uint64_t* row = table.data() + i * 3;
+    list.ranges.emplace_back(row[0], row[1], row[2], type);
+  }
+  return list;
+}
+
+// The first members of a tuple, of which there may be more.
+template <typename List>
+PyObject* const* leadingMembers(nb::tuple tuple) {
+  if (PyTuple_GET_SIZE(tuple.ptr()) < Shape<List>::kMembers)
+    throw nb::index_error(("tuple index out of range: a descriptor has " +
+                           std::to_string(Shape<List>::kMembers) + " members")
+                              .c_str());
+  return membersOf(tuple.ptr());
+}
+
+template <typename List>
+size_t checked(const List& list, size_t i) {
+  if (i >= list.size())
+    throw nb::index_error(("index " + std::to_string(i) + " is out of range: the list has " +
+                           std::to_string(list.size()) + " descriptors")
+                              .c_str());
+  return i;
+}
+
+template <typename List>
+nb::class_<List> addList(nb::module_& m) {
+  using S = Shape<List>;
+  nb::class_<List> cls(m, S::kName, nb::is_weak_referenceable());
+  cls.def(
+         "__init__",
+         [](List* self, MemType type, nb::int_ init_size) {
+           const Py_ssize_t n = PyLong_AsSsize_t(init_size.ptr());
+           if (n == -1 && PyErr_Occurred()) throw nb::python_error();
+           if (n < 0) throw nb::value_error("init_size must not be negative");
+           List list;
+           list.type = type;
+           S::resize(list, static_cast<size_t>(n));
+           new (self) List(std::move(list));
+         },
+         "type"_a.noconvert(), "init_size"_a = 0)
+      .def("getType", [](const List& list) { return list.type; })
+      .def("descCount", [](const List& list) { return list.size(); })
+      .def("isEmpty", [](const List& list) { return list.size() == 0; })
+      .def("clear", [](List& list) { S::clear(list); })
+      .def("print",
+           [](const List& list) {
+             std::string text = std::string(S::kName) + ": " + std::to_string(list.size()) +
+                                " descriptors of " + memTypeName(list.type) + "\n";
+             for (size_t i = 0; i < list.size(); ++i)
+               text.append("  ").append(nb::repr(S::get(list, i)).c_str()).append("\n");
+             nb::print(text.c_str(), nb::str(""));
+           })
+      .def("remDesc",
+           [](List& list, nb::int_ index) {
+             const Py_ssize_t i = PyLong_AsSsize_t(index.ptr());
+             if (i == -1 && PyErr_Occurred()) PyErr_Clear();
+             S::erase(list, checked(list, static_cast<size_t>(i)));
+           })
+      .def("__getitem__", [](const List& list, size_t i) { return S::get(list, checked(list, i)); })
+      .def("__setitem__",
+           [](List& list, size_t i, nb::tuple tuple) {
+             S::put(list, checked(list, i), leadingMembers<List>(tuple));
+           })
+      .def("__len__", [](const List& list) { return list.size(); })
+      // Empty lists are true, as where they have no length.
+      .def("__bool__", [](const List&) { return true; })
+      .def(
+          "__eq__", [](const List& a, const List& b) { return a.type == b.type && S::equal(a, b); },
+          nb::is_operator())
+      .def("__repr__", [](const List& list) {
+        return std::string("<") + S::kName + " of " + std::to_string(list.size()) + " x " +
+               memTypeName(list.type) + ">";
+      });
+  for (const char* name : {"addDesc", "append"})
+    cls.def(name,
+            [](List& list, nb::tuple tuple) { S::append(list, leadingMembers<List>(tuple)); });
+  if constexpr (requires(List* l) { fromTable(MemType::DRAM, nb::handle(), l); }) {
+    cls.def(
+        "__init__",
+        [](List* self, MemType type, nb::object descs) {
+          new (self) List(PyList_Check(descs.ptr()) ? fromTuples<List>(type, descs.ptr())
+                                                    : fromTable(type, descs, self));
+        },
+        "type"_a.noconvert(), "descs"_a);
+    cls.def("index", [](const List& list, nb::tuple tuple) {
+      PyObject* const* members = leadingMembers<List>(tuple);
+      const uint64_t range[] = {toNumber(members[0]), toNumber(members[1]), toNumber(members[2])};
+      for (size_t i = 0; i < list.size(); ++i)
+        if (S::covers(list, i, range)) return i;
+      raise(Errc::NOT_FOUND, "the list has no such descriptor");
+    });
+    // Works for every protocol of pickle, for copy and deepcopy, and keeps subclasses.
+    cls.def("__reduce_ex__", [](nb::handle self, int) {
+      return nb::make_tuple(nb::module_::import_("copyreg").attr("__newobj__"),
+                            nb::make_tuple(self.type()), self.attr("__getstate__")());
+    });
+    cls.def("__getstate__", [](const List& list) { return toBytes(serialise(list)); });
+  } else {
+    cls.def(
+        "__init__",
+        [](List* self, MemType type, nb::list descs) {
+          new (self) List(fromTuples<List>(type, descs.ptr()));
+        },
+        "type"_a.noconvert(), "descs"_a);
+  }
+  cls.attr("__hash__") = nb::none();
+  return cls;
+}
+
+// --- the serialised form ------------------------------------------------------------------------
+
+constexpr std::string_view kMagic = "nixlSerDes|";
+
+// Items: tag, length as 8 bytes, payload, '|'.
+void put(std::string& out, std::string_view tag, const void* payload, uint64_t length) {
+  out.append(tag);
+  out.append(reinterpret_cast<const char*>(&length), sizeof length);
+  out.append(static_cast<const char*>(payload), length);
+  out.push_back('|');
+}
+
+void putHead(std::string& out, std::string_view kind, MemType type, uint64_t count) {
+  out.append(kMagic);
+  put(out, "nixlDList", kind.data(), kind.size());
+  const int32_t number = static_cast<int32_t>(type);
+  put(out, "t", &number, sizeof number);
+  put(out, "n", &count, sizeof count);
+}
+
+// Reads items in order. After something unexpected nothing is read any more.
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : rest_(bytes) { skip(kMagic); }
+
+  bool good() const { return good_; }
+  std::string_view item(std::string_view tag) {
+    skip(tag);
+    uint64_t length = 0;
+    const std::string_view head = take(sizeof length);
+    if (!good_) return {};
+    std::memcpy(&length, head.data(), sizeof length);
+    const std::string_view payload = take(length);
+    skip("|");
+    return good_ ? payload : std::string_view();
+  }
+  template <typename T>
+  T number(std::string_view tag) {
+    const std::string_view payload = item(tag);
+    T value{};
+    good_ = good_ && payload.size() == sizeof value;
+    if (good_) std::memcpy(&value, payload.data(), sizeof value);
+    return value;
+  }
+  void fail() { good_ = false; }
+
+ private:
+  std::string_view take(uint64_t n) {
+    good_ = good_ && n <= rest_.size();
+    if (!good_) return {};
+    const std::string_view taken = rest_.substr(0, n);
+    rest_.remove_prefix(n);
+    return taken;
+  }
+  void skip(std::string_view expected) {
+    if (take(expected.size()) != expected) good_ = false;
+  }
+
+  std::string_view rest_;
+  bool good_ = true;
+};
+
+constexpr std::string_view kBasic = "nixlBDList", kWithMeta = "nixlSDList";
+constexpr size_t kRow = 24;  // bytes of address, length, device
+
+// Reads up to the count; the type stays what it was where it cannot be read.
+uint64_t readHead(Reader& in, std::string_view kind, MemType& type) {
+  if (in.item("nixlDList") != kind) in.fail();
+  const auto number = in.number<int32_t>("t");
+  if (number < 0 || number >= static_cast<int32_t>(kMemTypes)) in.fail();
+  if (in.good()) type = static_cast<MemType>(number);
+  return in.number<uint64_t>("n");
+}
+
+void complain(const char* list) {
+  nb::module_::import_("logging")
+      .attr("getLogger")("nixl.bindings")
+      .attr("error")(nb::str("cannot read a serialised %s: the bytes are cut or of another kind; "
+                             "the list stays empty"),
+                     nb::str(list));
+}
+
+}  // namespace
+
+std::string serialise(const TransferList& list) {
+  std::string out;
+  putHead(out, kBasic, list.type, list.size());
+  if (list.size()) put(out, "", list.numbers.data(), list.numbers.size() * sizeof(uint64_t));
+  return out;
+}
+
+std::string serialise(const RegistrationList& list) {
+  std::string out;
+  putHead(out, kWithMeta, list.type, list.size());
+  std::string payload;
+  for (const MemDescriptor& range : list.ranges) {
+    const uint64_t row[] = {range.address, range.length, range.device};
+    payload.assign(reinterpret_cast<const char*>(row), sizeof row);
+    payload += range.info;
+    put(out, "", payload.data(), payload.size());
+  }
+  return out;
+}
+
+TransferList readTransferList(std::string_view bytes) {
+  Reader in(bytes);
+  TransferList list;
+  const uint64_t count = readHead(in, kBasic, list.type);
+  if (in.good() && count) {
+    const std::string_view rows = in.item("");
+    if (rows.size() % kRow || rows.size() / kRow != count) in.fail();
+    if (in.good()) {
+      list.numbers.resize(rows.size() / sizeof(uint64_t));
+      std::memcpy(list.numbers.data(), rows.data(), rows.size());
+    }
+  }
+  if (!in.good()) complain("nixlXferDList");
+  return list;
+}
+
+RegistrationList readRegistrationList(std::string_view bytes) {
+  Reader in(bytes);
+  RegistrationList list;
+  const uint64_t count = readHead(in, kWithMeta, list.type);
+  for (uint64_t i = 0; i < count && in.good(); ++i) {
+    const std::string_view payload = in.item("");
+    if (payload.size() < kRow) in.fail();
+    if (!in.good()) break;
+    uint64_t row[3];
+    std::memcpy(row, payload.data(), kRow);
+    list.ranges.emplace_back(row[0], row[1], row[2], list.type, std::string(payload.substr(kRow)));
+  }
+  if (!in.good()) {
+    list.ranges.clear();
+    complain("nixlRegDList");
+  }
+  return list;
+}
+
+std::pair<TransferList, TransferList> splitToMatch(const TransferList& a, const TransferList& b) {
+  TransferList x{a.type, {}}, y{b.type, {}};
+  size_t i = 0, j = 0;
+  uint64_t at_a = 0, at_b = 0;  // bytes of the current range that are taken
+  while (i < a.size() && j < b.size()) {
+    const uint64_t *row_a = &a.numbers[i * 3], *row_b = &b.numbers[j * 3];
+    const uint64_t n = std::min(row_a[1] - at_a, row_b[1] - at_b);
+    x.numbers.insert(x.numbers.end(), {row_a[0] + at_a, n, row_a[2]});
+    y.numbers.insert(y.numbers.end(), {row_b[0] + at_b, n, row_b[2]});
+    at_a += n;
+    at_b += n;
+    if (at_a == row_a[1]) ++i, at_a = 0;
+    if (at_b == row_b[1]) ++j, at_b = 0;
+  }
+  if (i < a.size() || j < b.size())
+    raise(Errc::INVALID_PARAM, "the two sides of the transfer do not cover equally many bytes");
+  return {std::move(x), std::move(y)};
+}
+
+void addLists(nb::module_& m) {
+  auto transfer = addList<TransferList>(m);
+  transfer.def("__setstate__", [](TransferList& self, nb::bytes state) {
+    new (&self)
+        TransferList(readTransferList({static_cast<const char*>(state.data()), state.size()}));
+  });
+
+  auto registration = addList<RegistrationList>(m);
+  registration
+      .def("__setstate__",
+           [](RegistrationList& self, nb::bytes state) {
+             new (&self) RegistrationList(
+                 readRegistrationList({static_cast<const char*>(state.data()), state.size()}));
+           })
+      .def("trim",
+           [](const RegistrationList& list) {
+             TransferList trimmed{list.type, {}};
+             trimmed.numbers.reserve(list.size() * 3);
+             for (const MemDescriptor& r : list.ranges)
+               trimmed.numbers.insert(trimmed.numbers.end(), {r.address, r.length, r.device});
+             return trimmed;
+           })
+      .def_prop_rw(
+          "_owners",
+          [](const RegistrationList& list) {
+            return list.owners.is_valid() ? list.owners : nb::none();
+          },
+          [](RegistrationList& list, nb::object owners) { list.owners = std::move(owners); },
+          nb::arg("owners").none());
+
+  addList<RemoteList>(m);
+  m.def("_split_to_match", [](const TransferList& a, const TransferList& b) {
+    auto [x, y] = splitToMatch(a, b);
+    return nb::make_tuple(std::move(x), std::move(y));
+  });
+
+  // Pickles name the class by this path, because upstream's peers look for it there.
+  for (const char* name : {"nixlXferDList", "nixlRegDList"})
+    m.attr(name).attr("__module__") = "nixl_cu12._bindings";
+}
+
+}  // namespace nixl::python
