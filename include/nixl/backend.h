@@ -384,7 +384,7 @@ struct BackendDescription {
   extern "C" __attribute__((visibility("default"))) const nixl_plugin* NIXL_BACKEND_INIT(         \
       uint32_t /*host_abi*/) {                                                                    \
     static const nixl_plugin plugin = [] {                                                        \
-      const ::nixl::BackendDescription d = (description);                                         \
+      static const ::nixl::BackendDescription d = (description);                                         \
       nixl_plugin p{};                                                                            \
       p.struct_size = sizeof p;                                                                   \
       p.abi_version = NIXL_PLUGIN_ABI_VERSION;                                                    \
@@ -392,7 +392,7 @@ struct BackendDescription {
       p.version = d.version;                                                                      \
       p.summary = d.summary;                                                                      \
       p.options = d.options;                                                                      \
-      p.facts = d.facts;                                                                          \
+      p.facts = &d.facts;                                                                         \
       p.why_unusable = [](nixl_error* err) -> int32_t {                                           \
         return ::nixl::BackendGlue::guard(err, [&]() -> int32_t {                                 \
           const std::string reason = (why)();                                                     \

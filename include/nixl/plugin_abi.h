@@ -305,7 +305,7 @@ typedef struct nixl_plugin {
   const char *version;
   const char *summary;        /* one line for people */
   const nixl_option *options; /* ends with name == NULL; may be NULL */
-  nixl_facts facts;           /* before an engine exists */
+  const nixl_facts *facts;    /* before an engine exists */
 
   /* 0: can run here; else the sentence that says what is missing and how to get it. */
   int32_t (*why_unusable)(nixl_error *err);

@@ -166,7 +166,9 @@ class Ucx final : public BackendEngine {
   std::shared_ptr<Peer> self_;
   bool wakeup_ = true;
   std::atomic<unsigned> next_worker_{0};
-  std::atomic<bool> asleep_{false};  // arm() succeeded, and nobody made progress since
+  // arm() succeeded, and the host was not woken since. Progress by another thread does not clear
+  // it: the one that sleeps sleeps on.
+  std::atomic<bool> asleep_{false};
   std::atomic<bool> closing_{false};
   bool forked_ = false;
 
@@ -817,7 +819,6 @@ int32_t Ucx::notify(void* handle, std::string_view bytes) {
 
 int64_t Ucx::progress(uint64_t budget_ns) {
   if (forked_) return 0;
-  if (asleep_.load(std::memory_order_relaxed)) asleep_.store(false);
   const auto end = Clock::now() + std::chrono::nanoseconds(budget_ns);
   int64_t total = 0;
   for (auto& worker : workers_) {

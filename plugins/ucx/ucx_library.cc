@@ -157,6 +157,7 @@ void bind(void* library, const char* name, bool optional, const std::string& pat
 
 std::mutex g_library_mutex;
 const Library* g_library = nullptr;  // guarded by g_library_mutex
+std::atomic<pid_t> g_opened_by{0};     // the process that opened it
 thread_local LogCapture* t_capture = nullptr;
 
 // Never destroyed: threads of UCX may log while the process ends.
@@ -283,9 +284,20 @@ std::string whyNoLibrary() {
 }
 
 const Library& Library::open(std::string_view option) {
+  // UCX has one helper thread a process, which a child made by fork() believes to have and has not:
+  // connections would be accepted by nobody.
+  const pid_t opened_by = g_opened_by.load();
+  if (opened_by != 0 && opened_by != ::getpid())
+    throw BackendFailure(Errc::NOT_SUPPORTED,
+                         "UCX was used in this process before fork(), and its helper thread did not "
+                         "come along; start children with spawn or exec, or fork before the first "
+                         "agent is made");
   std::lock_guard lock(g_library_mutex);
   const Candidate chosen = choose(SearchPlace::ofThisProcess(option));
-  if (g_library == nullptr) g_library = new Library(chosen.path);  // lives as long as the process
+  if (g_library == nullptr) {
+    g_library = new Library(chosen.path);  // lives as long as the process
+    g_opened_by.store(::getpid());
+  }
   return *g_library;
 }
 

@@ -10,7 +10,24 @@
 namespace nixl {
 namespace {
 
-[[noreturn]] void raise(const Status& status) { throw Error(status.code(), status.message()); }
+// Names may hold any bytes, and what() ends at a NUL: control characters become visible.
+std::string printable(const std::string& text) {
+  std::string shown;
+  shown.reserve(text.size());
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      shown += c;
+    } else {
+      shown += fmt::format("\\x{:02x}", byte);
+    }
+  }
+  return shown;
+}
+
+[[noreturn]] void raise(const Status& status) {
+  throw Error(status.code(), printable(status.message()));
+}
 
 void orThrow(const Status& status) {
   if (!status.ok()) raise(status);
@@ -262,7 +279,7 @@ size_t Agent::waitTransfers(const std::vector<nixl::Transfer>& transfers, Wait w
 Errc Agent::transferError(nixl::Transfer transfer, std::string* text) const {
   (void)impl_->use();
   const Status status = known(transfer)->error();
-  if (text != nullptr) *text = status.message();
+  if (text != nullptr) *text = printable(status.message());
   return status.code();
 }
 

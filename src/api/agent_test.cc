@@ -249,6 +249,16 @@ TEST_P(OneAgent, BadInputIsSaidAndLosesNothing) {
   EXPECT_EQ(agent_->waitTransfer(t, seconds(10)), XferState::DONE);
 }
 
+TEST_P(OneAgent, NamesWithAnyBytesStayReadableInErrors) {
+  start();
+  try {
+    agent_->sendNotification(std::string("b\0\n", 3), "x");
+    FAIL() << "nobody has that name";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("\"b\\x00\\x0a\""), std::string::npos) << error.what();
+  }
+}
+
 TEST_P(OneAgent, ManyThreadsAtOnce) {
   start();
   std::vector<std::thread> threads;

@@ -14,6 +14,7 @@
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "plugin/error_text.h"
 #include "plugin/manager.h"
 
 namespace nixl::core {
@@ -65,7 +66,8 @@ std::string joined(const std::vector<std::string>& names) {
 void onComplete(void* request, uint64_t attempt, uint64_t first, uint64_t count, int32_t status,
                 uint64_t bytes, int32_t native, const char* text) {
   if (auto transfer = Transfer::findAny(reinterpret_cast<uint64_t>(request)))
-    transfer->complete(attempt, first, count, static_cast<Errc>(status), bytes, native, text);
+    transfer->complete(attempt, first, count, status == 0 ? Errc::OK : plugin::errcOf(status),
+                       bytes, native, text == nullptr ? nullptr : plugin::readable(text).c_str());
 }
 
 void onNotification(void* context, const void* bytes, size_t size) {
@@ -76,14 +78,18 @@ void onNotification(void* context, const void* bytes, size_t size) {
 void onPeer(void* host_peer, int32_t state, int32_t status, const char* reason) {
   const uint64_t link = reinterpret_cast<uint64_t>(host_peer);
   if (AgentCore* agent = agentOfLink(link))
-    agent->peerChanged(link, state, static_cast<Errc>(status), reason);
+    agent->peerChanged(link, state, status >= 0 ? Errc::OK : plugin::errcOf(status),
+                       plugin::readable(reason == nullptr ? "" : reason));
 }
 
 void onWake(void* context) { static_cast<Backend*>(context)->agent->wake(); }
 
 void onLog(void*, int32_t level, const char* file, int32_t line, const char* text) {
   const auto known = static_cast<base::LogLevel>(std::clamp(level, 0, 4));
-  if (base::logEnabled(known)) base::detail::logFormatted(known, file, line, 0, "{}", text);
+  if (base::logEnabled(known)) {
+    base::detail::logFormatted(known, file == nullptr ? "engine" : file, line, 0, "{}",
+                               plugin::readable(text == nullptr ? "" : text));
+  }
 }
 
 void onCount(void*, const char*, int64_t) {}  // counters: with the telemetry room
@@ -1089,28 +1095,61 @@ Status AgentCore::sendNotification(const std::string& name, std::string_view mes
   if (name == name_) {
     for (Backend* backend : *chosen)
       if (backend->has(NIXL_ENGINE_LOCAL))
-        return backend->engine
-            ->notify(nullptr, notifier_.frame(metadata::kEnvelopeNotification, name, message))
-            .within(doing);
+        return notify(*backend, nullptr, metadata::kEnvelopeNotification, message).within(doing);
     return Status(Errc::NOT_FOUND, doing + ": no backend reaches this agent itself");
   }
   auto peer = peers_.find(name);
   if (!peer)
     return Status(Errc::NOT_FOUND, doing + ": its metadata is not loaded");
   for (Backend* backend : *chosen) {
-    PeerBackend* link = peer->through(*backend);
-    if (link == nullptr) continue;
-    Status sent;
-    {
-      GatePass pass(&peer->gate);
-      if (!pass) return Status(Errc::NOT_FOUND, doing + ": it was invalidated");
-      sent = backend->engine->notify(
-          link->engine_peer, notifier_.frame(metadata::kEnvelopeNotification, name, message));
-    }
+    if (peer->through(*backend) == nullptr) continue;
+    Status sent = notify(*backend, peer, metadata::kEnvelopeNotification, message);
     if (sent.code() == Errc::REMOTE_DISCONNECT) seenDisconnect(peer);
     return std::move(sent).within(doing);
   }
   return Status(Errc::NOT_FOUND, doing + ": its metadata holds no connection for a backend of ours");
+}
+
+Status AgentCore::sendFrame(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
+                            std::string_view message) {
+  const std::string frame = notifier_.frame(kind, peer ? peer->name : name_, message);
+  if (!peer && !backend.has(NIXL_ENGINE_NOTIF)) {
+    received(frame);  // to ourselves: no engine is needed
+    return {};
+  }
+  GatePass pass(peer ? &peer->gate : nullptr);
+  if (!pass) return Status(Errc::NOT_FOUND, fmt::format("peer \"{}\" was invalidated", peer->name));
+  return backend.engine->notify(peer ? peer->through(backend)->engine_peer : nullptr, frame);
+}
+
+Status AgentCore::notify(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
+                         std::string_view message) {
+  Outbox& outbox = peer ? peer->outbox : to_self_;
+  {
+    base::MutexLock lock(outbox.mu);
+    if (outbox.sending) {
+      outbox.waiting.push_back({&backend, kind, std::string(message)});
+      return {};
+    }
+    outbox.sending = true;
+  }
+  const Status status = sendFrame(backend, peer, kind, message);
+  while (true) {
+    Outbox::Message next;
+    {
+      base::MutexLock lock(outbox.mu);
+      if (outbox.waiting.empty()) {
+        outbox.sending = false;
+        return status;
+      }
+      next = std::move(outbox.waiting.front());
+      outbox.waiting.pop_front();
+    }
+    const Status sent = sendFrame(*next.backend, peer, next.kind, next.payload);
+    if (!sent.ok())
+      NIXL_LOG_WARN_EVERY(10, "agent \"{}\": a notification was not sent: {}", name_,
+                          sent.message());
+  }
 }
 
 Result<std::vector<Notification>> AgentCore::takeNotifications() {
@@ -1123,14 +1162,15 @@ void AgentCore::received(std::string_view frame) {
   if (notifier_.receive(frame)) progress_.changed();
 }
 
-void AgentCore::peerChanged(uint64_t link, int32_t state, Errc status, const char* reason) {
+void AgentCore::peerChanged(uint64_t link, int32_t state, Errc status,
+                            const std::string& reason) {
   auto peer = peerOfLink(link);
   if (!peer) return;
   Event event{};
   event.peer = peer->name;
   event.incarnation = peer->incarnation.hex();
   event.code = status;
-  event.text = reason ? reason : "";
+  event.text = reason;
   switch (state) {
     case NIXL_PEER_UP:
       event.kind = Event::Kind::PEER_UP;

@@ -106,12 +106,17 @@ class AgentCore : private metadata::Exchange::Host {
   Result<int> changeFd() { return progress_.changeFd(); }
   void wake() { progress_.wake(); }
 
+  // Sends to a peer (nullptr: to ourselves) in order with all that is sent to it. OK: it was handed
+  // to the engine, or another thread will do so at once.
+  Status notify(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
+                std::string_view message);
+
   // From transfers.
   void transferEnded(Transfer& transfer, const Status* failure);
   void transferFailed(Transfer& transfer, const Status& failure);
   // From engines.
   void received(std::string_view frame);
-  void peerChanged(uint64_t link, int32_t state, Errc status, const char* reason);
+  void peerChanged(uint64_t link, int32_t state, Errc status, const std::string& reason);
 
  private:
   AgentCore(std::string name, const AgentConfig& config, uint64_t notification_limit);
@@ -130,6 +135,8 @@ class AgentCore : private metadata::Exchange::Host {
   Status deregisterFrom(Backend& backend, std::vector<std::shared_ptr<Region>> regions);
   metadata::BackendSection section(Backend& backend, bool with_connection,
                                    const std::vector<std::shared_ptr<Region>>& regions) const;
+  Status sendFrame(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
+                   std::string_view message);
   metadata::Blob emptyBlob(bool partial) const;
   Result<PreparedSide> resolveSide(const std::string& peer, const Rows& rows,
                                    const std::vector<std::string>& backends);
@@ -159,6 +166,7 @@ class AgentCore : private metadata::Exchange::Host {
   Notifier notifier_;
   Progress progress_;
   PeerTable peers_;
+  Outbox to_self_;
 
   mutable base::SharedMutex backends_mu_;
   std::vector<std::unique_ptr<Backend>> backends_ NIXL_GUARDED_BY(backends_mu_);

@@ -45,6 +45,20 @@ class RemoteKey {
   void* handle_ NIXL_GUARDED_BY(mu_) = nullptr;
 };
 
+// Messages to one receiver leave in the order of their numbers: one thread at a time sends, and
+// what others bring meanwhile it sends too. No lock is held while the engine is called, since the
+// engine may report a completion from inside, which sends another message.
+struct Outbox {
+  struct Message {
+    Backend* backend = nullptr;
+    uint8_t kind = 0;
+    std::string payload;
+  };
+  base::Mutex mu;  // a leaf
+  bool sending NIXL_GUARDED_BY(mu) = false;
+  std::deque<Message> waiting NIXL_GUARDED_BY(mu);
+};
+
 // A peer, seen through one of our engines.
 struct PeerBackend {
   struct Section {
@@ -76,6 +90,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const std::string host_id;
 
   Gate gate;
+  Outbox outbox;
   std::atomic<bool> down{false};
 
   // Adds what the blob says of our backends. What is known already costs little; a registration of

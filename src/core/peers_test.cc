@@ -34,7 +34,8 @@ const nixl_plugin* countingPlugin() {
     p.name = "COUNTING";
     p.version = "1";
     p.summary = "";
-    p.facts = backendFacts({MemType::DRAM}, 0);
+    static const nixl_facts facts = backendFacts({MemType::DRAM}, 0);
+    p.facts = &facts;
     p.create = &BackendGlue::create<Counting>;
     return p;
   }();

@@ -49,10 +49,18 @@ Status Progress::start(bool with_thread) {
 }
 
 void Progress::stop() {
-  if (!thread_.joinable()) return;
-  stopping_.store(true);
-  doorbell_->signal();
-  thread_.join();
+  if (thread_.joinable()) {
+    stopping_.store(true);
+    doorbell_->signal();
+    thread_.join();
+  }
+  // What still waits refers to engines, which go next.
+  std::deque<std::shared_ptr<Transfer>> left;
+  {
+    base::MutexLock lock(queue_mu_);
+    left.swap(queue_);
+    queued_.store(0, std::memory_order_release);
+  }
 }
 
 void Progress::forget() {
@@ -85,7 +93,11 @@ bool Progress::tryDrive(uint64_t budget_ns) {
   std::unique_lock<std::mutex> token(token_, std::try_to_lock);
   last_poll_ns_.store(base::nowNs(), std::memory_order_relaxed);
   if (!token) return false;
-  return drive(budget_ns);
+  const bool worked = drive(budget_ns);
+  // What was started here may need more than this thread comes back for, and an engine's
+  // descriptors tell only of what arrives: the thread that sleeps on them looks again.
+  if (worked) wake();
+  return worked;
 }
 
 bool Progress::drainQueue(uint64_t until_ns) {

@@ -186,6 +186,7 @@ bool Transfer::drive(uint64_t until_ns) {
   while (true) {
     nixl_post post{};
     post.struct_size = sizeof post;
+    uint64_t reported_before;
     {
       base::MutexLock lock(mu_);
       if (stop_ || posted_ == count) more = false;
@@ -200,6 +201,7 @@ bool Transfer::drive(uint64_t until_ns) {
       post.attempt = attempt_;
       post.flags = post.first + post.count == count ? uint32_t{NIXL_POST_LAST} : 0u;
       posted_ += post.count;  // before the call: reports may come from inside of it
+      reported_before = reported_;
     }
     // The peer's handle is valid only inside of its gate.
     GatePass pass(setup_.peer ? &setup_.peer->gate : nullptr);
@@ -209,13 +211,21 @@ bool Transfer::drive(uint64_t until_ns) {
                                                                    setup_.peer->name)));
     base::MutexLock lock(mu_);
     if (!result.has_value()) {
-      posted_ -= post.count;
       stop_ = true;
       if (error_.ok()) error_ = std::move(result).error();
+      if (reported_ == reported_before) {
+        posted_ -= post.count;  // nothing of it was started
+      } else {
+        settle(post.first, post.count, error_.code());  // an engine that contradicts itself
+      }
     } else if (*result == 0) {
-      record(post.first, post.count, Errc::OK);
-      reported_ += post.count;
-      bytes_done_ += sliceBytes(post.first, post.count);
+      if (reported_ == reported_before) {
+        record(post.first, post.count, Errc::OK);
+        reported_ += post.count;
+        bytes_done_ += sliceBytes(post.first, post.count);
+      } else {
+        settle(post.first, post.count, Errc::OK);  // some of it was reported from inside, too
+      }
     }
   }
   if (finish_now) finish();
@@ -228,10 +238,29 @@ void Transfer::record(uint64_t first, uint64_t count, Errc status) {
       in_order_ += count;
       return;
     }
-    pieces_.assign(setup_.plan.count, static_cast<int32_t>(Errc::IN_PROG));
-    std::fill_n(pieces_.begin(), in_order_, static_cast<int32_t>(Errc::OK));
+    openPieces();
   }
   std::fill_n(pieces_.begin() + static_cast<ptrdiff_t>(first), count, static_cast<int32_t>(status));
+}
+
+void Transfer::openPieces() {
+  if (!pieces_.empty()) return;
+  pieces_.assign(setup_.plan.count, static_cast<int32_t>(Errc::IN_PROG));
+  std::fill_n(pieces_.begin(), in_order_, static_cast<int32_t>(Errc::OK));
+}
+
+void Transfer::settle(uint64_t first, uint64_t count, Errc status) {
+  openPieces();
+  for (uint64_t i = first; i < first + count; ++i) {
+    if (pieces_[i] != static_cast<int32_t>(Errc::IN_PROG)) continue;
+    pieces_[i] = static_cast<int32_t>(status);
+    ++reported_;
+    if (status == Errc::OK) {
+      bytes_done_ += setup_.plan.length()[i];
+    } else {
+      ++failed_;
+    }
+  }
 }
 
 void Transfer::failed(Errc status, int32_t native, const char* text) {
@@ -270,7 +299,6 @@ void Transfer::complete(uint64_t attempt, uint64_t first, uint64_t count, Errc s
       for (uint64_t i = first; i < first + count; ++i)
         if (pieces_[i] != static_cast<int32_t>(Errc::IN_PROG))
           return ignore("they were reported before");
-    if (status > Errc::OK) status = Errc::UNKNOWN;
     record(first, count, status);
     reported_ += count;
     bytes_done_ += std::min(bytes, sliceBytes(first, count));
@@ -286,18 +314,7 @@ void Transfer::complete(uint64_t attempt, uint64_t first, uint64_t count, Errc s
 }
 
 Status Transfer::sendNotification(const std::string& message, uint8_t kind) {
-  AgentCore& agent = *setup_.agent;
-  Backend& backend = *setup_.backend;
-  const std::string& to = setup_.peer ? setup_.peer->name : agent.name();
-  const std::string frame = agent.notifier().frame(kind, to, message);
-  if (!setup_.peer && !backend.has(NIXL_ENGINE_NOTIF)) {
-    agent.received(frame);  // to ourselves: no engine is needed
-    return {};
-  }
-  GatePass pass(setup_.peer ? &setup_.peer->gate : nullptr);
-  if (!pass) return Status(Errc::NOT_FOUND, fmt::format("peer \"{}\" was invalidated", to));
-  void* engine_peer = setup_.peer ? setup_.peer->through(backend)->engine_peer : nullptr;
-  return backend.engine->notify(engine_peer, frame);
+  return setup_.agent->notify(*setup_.backend, setup_.peer, kind, message);
 }
 
 void Transfer::finish() {

@@ -102,6 +102,9 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
  private:
   explicit Transfer(Setup setup);
   Status checkRegions() NIXL_REQUIRES(mu_);
+  void openPieces() NIXL_REQUIRES(mu_);  // from here on each piece has a status of its own
+  // Ends those pieces of a slice that were not reported yet.
+  void settle(uint64_t first, uint64_t count, Errc status) NIXL_REQUIRES(mu_);
   void record(uint64_t first, uint64_t count, Errc status) NIXL_REQUIRES(mu_);
   void failed(Errc status, int32_t native, const char* text) NIXL_REQUIRES(mu_);
   // True for the one thread that is to call finish().

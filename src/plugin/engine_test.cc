@@ -123,8 +123,10 @@ TEST_F(EngineTest, DoesNotClaimWhatItsTableLacks) {
 
 TEST_F(EngineTest, TakesThePluginsFactsWhereTheEngineHasNone) {
   ops.facts = nullptr;
-  plugin.facts.struct_size = sizeof plugin.facts;
-  plugin.facts.flags = NIXL_ENGINE_LOCAL;
+  nixl_facts facts{};
+  facts.struct_size = sizeof facts;
+  facts.flags = NIXL_ENGINE_LOCAL;
+  plugin.facts = &facts;
   EXPECT_TRUE(make()->local());
 }
 

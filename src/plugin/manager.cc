@@ -166,15 +166,16 @@ Result<BackendInfo> Manager::info(const std::string& name) {
   info.version = orEmpty(plugin->version);
   info.summary = orEmpty(plugin->summary);
   info.path = find(name)->path;
+  const nixl_facts facts = plugin->facts != nullptr ? *plugin->facts : nixl_facts{};
   for (unsigned i = 0; i < kMemTypes; ++i)
-    if (plugin->facts.memory_kinds >> i & 1u) info.mems.push_back(static_cast<MemType>(i));
+    if (facts.memory_kinds >> i & 1u) info.mems.push_back(static_cast<MemType>(i));
   for (const nixl_option* o = plugin->options; o != nullptr && o->name != nullptr; ++o) {
     info.params[o->name] = orEmpty(o->default_value);
     info.help[o->name] = orEmpty(o->help);
   }
-  info.local = plugin->facts.flags & NIXL_ENGINE_LOCAL;
-  info.remote = plugin->facts.flags & NIXL_ENGINE_REMOTE;
-  info.notifications = plugin->facts.flags & NIXL_ENGINE_NOTIF;
+  info.local = facts.flags & NIXL_ENGINE_LOCAL;
+  info.remote = facts.flags & NIXL_ENGINE_REMOTE;
+  info.notifications = facts.flags & NIXL_ENGINE_NOTIF;
   return info;
 }
 
