@@ -3,10 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -87,6 +89,26 @@ Errc errcOf(abi::Status status) {
                  ? Errc::REMOTE_DISCONNECT
                  : Errc::BACKEND;
   }
+}
+
+// The peer is a process of this host that has ended, though its parent may not have noticed.
+bool hasEnded(const Peer& peer) {
+  if (peer.self || peer.info.pid == 0 || peer.info.host != bootId()) return false;
+  const std::string path = "/proc/" + std::to_string(peer.info.pid) + "/stat";
+  std::FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return errno == ENOENT;
+  char text[512];
+  text[std::fread(text, 1, sizeof text - 1, file)] = '\0';
+  std::fclose(file);
+  const char* name_end = std::strrchr(text, ')');  // the name may hold anything
+  return name_end != nullptr && name_end[1] == ' ' && (name_end[2] == 'Z' || name_end[2] == 'X');
+}
+
+// Shared-memory transports say "input/output error" when they touch the memory of a process that is
+// gone, and the connection notices only later.
+Errc errcOf(const Peer& peer, abi::Status status) {
+  if (status == abi::kIoError && hasEnded(peer)) return Errc::REMOTE_DISCONNECT;
+  return errcOf(status);
 }
 
 uint64_t nanosecondsNow() {
@@ -649,7 +671,7 @@ int32_t Ucx::post(void* handle, const nixl_post& post) {
   WorkerLock lock(worker.mutex);
   abi::Status status = abi::kOk;
   const abi::Ep ep = worker.endpoint(peer, options_.peer_errors, &status);
-  if (ep == nullptr) return fail(errcOf(status), describe(plan.op, peer, status), status);
+  if (ep == nullptr) return fail(errcOf(peer, status), describe(plan.op, peer, status), status);
 
   Slice* slice = worker.newSlice();
   slice->worker = &worker;
@@ -665,7 +687,7 @@ int32_t Ucx::post(void* handle, const nixl_post& post) {
     status = slice->failures[0].status;
     worker.recycle(slice);
     tell(worker, lock);
-    return fail(errcOf(status), describe(plan.op, peer, status), status);
+    return fail(errcOf(peer, status), describe(plan.op, peer, status), status);
   }
   request.slices.fetch_add(1, std::memory_order_relaxed);
   peer.slices.fetch_add(1, std::memory_order_relaxed);
@@ -747,8 +769,11 @@ void Ucx::tellSlice(Slice& slice) {
     }
   }
   std::vector<std::string> texts;
-  for (const Range& range : ranges)
+  std::vector<Errc> codes;
+  for (const Range& range : ranges) {
     texts.push_back(range.status == abi::kOk ? "" : describe(plan.op, peer, range.status));
+    codes.push_back(slice.abandoned ? Errc::CANCELED : errcOf(peer, range.status));
+  }
   // With the last report the request may be released: nothing of it is touched after this.
   request.slices.fetch_sub(1, std::memory_order_release);
   peer.slices.fetch_sub(1, std::memory_order_relaxed);
@@ -759,8 +784,7 @@ void Ucx::tellSlice(Slice& slice) {
   for (size_t i = 0; i < ranges.size(); ++i) {
     const Range& range = ranges[i];
     complete(host_request, slice.attempt, range.first, range.count,
-             slice.abandoned ? Errc::CANCELED : errcOf(range.status), range.bytes, range.status,
-             range.status == abi::kOk ? nullptr : texts[i].c_str());
+             codes[i], range.bytes, range.status, range.status == abi::kOk ? nullptr : texts[i].c_str());
   }
 }
 
@@ -803,7 +827,7 @@ int32_t Ucx::notify(void* handle, std::string_view bytes) {
   const abi::Ep ep = worker.endpoint(peer, options_.peer_errors, &status);
   if (ep != nullptr) status = worker.send(ep, bytes);
   if (status < 0)
-    return fail(errcOf(status),
+    return fail(errcOf(peer, status),
                 "UCX: notify \"" + peer.name + "\": " + ucp_.status_string(status), status);
   if (status == abi::kInProgress) {
     worker.advance();

@@ -57,7 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
   Result<EnvelopeView> envelope = decodeEnvelope(bytes);
   if (envelope.has_value()) {
-    require(envelope->agent.size() + envelope->payload.size() + 32 == size, "lost bytes");
+    require(envelope->agent.size() + envelope->payload.size() + 40 == size, "lost bytes");
     Result<EnvelopeView> again = decodeEnvelope(encodeEnvelope(*envelope));
     require(again.has_value() && again->sequence == envelope->sequence, "another envelope");
   }
