@@ -869,9 +869,6 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
     for (const Candidate& candidate : able)
       setup.story += fmt::format("  {} {}: {}\n", &candidate == best ? "chosen " : "refused",
                                  candidate.backend->name, candidate.why);
-  } else {
-    setup.story = fmt::format("  chosen  {}: the only backend that has both sides\n",
-                              best->backend->name);
   }
   PlanLimits limits;
   limits.merge = merge;
@@ -920,27 +917,29 @@ Result<uint64_t> AgentCore::makeTransfer(OpType op, uint64_t local_handle,
 Result<uint64_t> AgentCore::prepareTransfer(OpType op, const Rows& local, const Rows& remote,
                                             const std::string& peer,
                                             const TransferOptions& options) {
-  const std::string doing = fmt::format("prepare {} \"{}\"",
-                                        op == OpType::WRITE ? "WRITE to" : "READ from", peer);
+  // Words for failures only: this is called for every transfer of some programs.
+  auto doing = [&] {
+    return fmt::format("prepare {} \"{}\"", op == OpType::WRITE ? "WRITE to" : "READ from", peer);
+  };
   if (local.columns == 3 && remote.columns == 3) {
     if (local.count != remote.count)
       return Status(Errc::INVALID_PARAM,
-                    fmt::format("{}: {} local descriptors and {} remote ones", doing, local.count,
+                    fmt::format("{}: {} local descriptors and {} remote ones", doing(), local.count,
                                 remote.count));
     for (size_t i = 0; i < local.count; ++i)
       if (local.data[3 * i + 1] != remote.data[3 * i + 1])
         return Status(Errc::INVALID_PARAM,
-                      fmt::format("{}: descriptor {} is {} bytes here and {} bytes there", doing, i,
+                      fmt::format("{}: descriptor {} is {} bytes here and {} bytes there", doing(), i,
                                   local.data[3 * i + 1], remote.data[3 * i + 1]));
   }
   if (peer.empty())
     return Status(Errc::NOT_FOUND, "prepare a transfer: the peer's name is empty");
   auto theirs = resolveSide(peer, remote, options.backends);
-  if (!theirs.has_value()) return std::move(theirs).error().within(doing);
+  if (!theirs.has_value()) return std::move(theirs).error().within(doing());
   auto ours = resolveSide("", local, options.backends);
-  if (!ours.has_value()) return std::move(ours).error().within(doing);
+  if (!ours.has_value()) return std::move(ours).error().within(doing());
   auto made = joinSides(op, *ours, nullptr, *theirs, nullptr, theirs->list.size(), options, false);
-  if (!made.has_value()) return std::move(made).error().within(doing);
+  if (!made.has_value()) return std::move(made).error().within(doing());
   return made;
 }
 
@@ -1062,7 +1061,9 @@ std::string AgentCore::explain(const Transfer& transfer) const {
       "{} {} \"{}\": {} bytes in {} pieces ({} descriptors after merging)\n{}",
       plan.op == OpType::WRITE ? "WRITE" : "READ", plan.op == OpType::WRITE ? "to" : "from",
       transfer.peer() ? transfer.peer()->name : name_, plan.bytes, plan.count, plan.descriptors,
-      transfer.story());
+      !transfer.story().empty() ? transfer.story()
+                                : fmt::format("  chosen  {}: the only backend that has both sides\n",
+                                              transfer.backend().name));
   auto cost = estimate(transfer);
   if (cost.has_value() && cost->known)
     text += fmt::format("  predicted {:.1f} us\n", cost->microseconds);

@@ -51,7 +51,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
     std::string notification;
     std::string custom;
     std::chrono::nanoseconds timeout{0};
-    std::string story;  // how the path was chosen; the first part of explain()
+    std::string story;  // how the path was chosen among several; a part of explain()
   };
   static Result<std::shared_ptr<Transfer>> create(Setup setup);
   ~Transfer();

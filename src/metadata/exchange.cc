@@ -374,10 +374,10 @@ void Exchange::Loop::run() {
       if (draining_) sleep = std::min(sleep, stop_deadline_);
       if (draining_ && stop_deadline_.expired()) break;
     }
+    if (draining_ && isDrained()) break;  // nothing is left that could wake it
     int ready = epoll_wait(epoll_.get(), events.data(), events.size(), sleep.remainingMs());
     for (int i = 0; i < ready; ++i) handle(events[i].data.u64, events[i].events);
     if (next_timer_.expired()) runTimers();
-    if (draining_ && isDrained()) break;
   }
   Deadline deadline = Deadline::never();
   {
