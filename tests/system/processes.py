@@ -1,7 +1,7 @@
 """Python processes that do what a test asks of them, and are always reaped.
 
-A `Peer` is an interpreter that waits for orders on a socket. An order is a function of `steps`, with
-arguments; its result, or its exception, comes back. While it waits for the next one the process
+A `Peer` is an interpreter that waits for orders on a socket. An order is a function of `steps`,
+with arguments; its result, or its exception, comes back. While it waits for the next one the process
 sleeps in the kernel: nothing of it polls, unless an order started something that does.
 """
 
@@ -36,7 +36,8 @@ class Peer:
         self._log = tempfile.TemporaryFile()
         environment = {**os.environ, **(env or {})}
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", f"import processes; processes.serve({theirs.fileno()})"],
+            [*prefix, sys.executable, "-c",
+             f"import processes; processes.serve({theirs.fileno()})"],  # fmt: skip
             env={key: value for key, value in environment.items() if value is not None},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

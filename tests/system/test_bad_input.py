@@ -178,8 +178,8 @@ def test_unknown_backends(agents):
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_workers": "many"}, {"num_workers": "257"}, {"ucx_error_handling_mode": "maybe"},
-                {"device_list": "no_such_device0"}],
+    "options", [{"num_workers": "many"}, {"num_workers": "257"},
+                {"ucx_error_handling_mode": "maybe"}, {"device_list": "no_such_device0"}],
     ids=lambda options: next(iter(options)) + "=" + next(iter(options.values())),
 )  # fmt: skip
 def test_options_that_make_no_sense(agents, options):

@@ -46,7 +46,7 @@ def works(a, x, b, y):
         assert target.min() == target.max() == value
 
 def daemon(work, *args):
-    """A thread that goes on until its agent or a peer is closed, which the interpreter's end does."""
+    """A thread that goes on until an agent is closed, which the interpreter's end does."""
     def body():
         try:
             work(*args)
@@ -64,9 +64,8 @@ def until(condition, what):
 
 def strange(output):
     """The lines that are neither ours nor the test's, which begin with "> "."""
-    return [
-        line for line in output.splitlines() if not OUR_LINE.match(line) and not line.startswith(">")
-    ]
+    lines = output.splitlines()
+    return [line for line in lines if not OUR_LINE.match(line) and not line.startswith(">")]
 
 
 @pytest.fixture
@@ -237,7 +236,9 @@ ENDS = {
     "agents that were deleted": "a, x, b, y = pair(); works(a, x, b, y); del a, b",
     "agents that were closed": "a, x, b, y = pair(); h = copy(a, x, 'b', y); a.close(); b.close()",
     "memory that went first": "a, x, b, y = pair(); h = copy(a, x, 'b', y); run(a, h); del x, y",
-    "a transfer in flight": "a, x, b, y = pair(64 << 20); h = copy(a, x, 'b', y, notif=b'm'); a.transfer(h)",
+    "a transfer in flight": (
+        "a, x, b, y = pair(64 << 20); h = copy(a, x, 'b', y, notif=b'm'); a.transfer(h)"
+    ),
     "a hundred transfers in flight": (
         "a, x, b, y = pair(1 << 20); hs = [copy(a, x, 'b', y) for _ in range(100)]\n"
         "for h in hs: a.transfer(h)"

@@ -163,7 +163,8 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(start):
         port = taken.getsockname()[1]
         with pytest.raises(RuntimeError) as caught:
             peer(steps.create, "late", enable_listen_thread=True, listen_port=port)
-        assert re.search(rf'create agent "late".*\b{port}\b.*Address already in use', str(caught.value))
+        words = rf'create agent "late".*\b{port}\b.*Address already in use'
+        assert re.search(words, str(caught.value)), caught.value
     peer(steps.create, "late", enable_listen_thread=True, listen_port=port)
     assert peer(steps.call, "listen_port") == port
 
