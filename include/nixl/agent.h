@@ -163,7 +163,8 @@ class NIXL_API Agent {
   std::string incarnation() const;  // 32 hexadecimal digits, new for every agent
 
   // Backends. createBackend throws NOT_FOUND (no such plugin, or it cannot run here),
-  // INVALID_PARAM (there already, or an option that is not known), BACKEND (it failed).
+  // INVALID_PARAM (there already), BACKEND (it failed, or cannot read an option). Options that it
+  // does not know are ignored, and said at level INFO.
   void createBackend(const std::string& name, const Params& params = {});
   std::vector<std::string> backends() const;  // in order of creation
   BackendInfo backendInfo(const std::string& name) const;
