@@ -62,6 +62,45 @@ std::string joined(const std::vector<std::string>& names) {
   return text.empty() ? "none" : text;
 }
 
+// As engines are told of a range; `range` stays the owner of its info.
+nixl_region regionOf(const MemDescriptor& range) {
+  nixl_region r{};
+  r.struct_size = sizeof r;
+  r.kind = static_cast<uint32_t>(range.type);
+  r.addr = range.address;
+  r.length = range.length;
+  r.device = range.device;
+  r.info = range.info.data();
+  r.info_size = range.info.size();
+  r.dmabuf_fd = -1;
+  return r;
+}
+
+nixl_plan_summary summaryOf(OpType op, MemType local, MemType remote, uint64_t pieces,
+                            uint64_t bytes) {
+  nixl_plan_summary summary{};
+  summary.struct_size = sizeof summary;
+  summary.op = static_cast<uint32_t>(op);
+  summary.local_kind = static_cast<uint32_t>(local);
+  summary.remote_kind = static_cast<uint32_t>(remote);
+  summary.pieces = pieces;
+  summary.bytes = bytes;
+  return summary;
+}
+
+// What an engine predicts for a transfer with a peer (nullptr: the agent itself).
+Result<nixl_cost> costOf(Backend& backend, Peer* peer, const nixl_plan_summary& summary) {
+  GatePass pass(peer ? &peer->gate : nullptr);
+  return backend.engine->cost(peer && pass ? peer->through(backend)->engine_peer : nullptr, summary);
+}
+
+double predictedNs(const nixl_cost& cost, const nixl_plan_summary& summary) {
+  double ns = cost.ns_fixed + cost.ns_per_piece * static_cast<double>(summary.pieces);
+  if (cost.bytes_per_second > 0)
+    ns += static_cast<double>(summary.bytes) * 1e9 / cost.bytes_per_second;
+  return ns;
+}
+
 // What engines call. `context` is the Backend, requests and peers are numbers.
 void onComplete(void* request, uint64_t attempt, uint64_t first, uint64_t count, int32_t status,
                 uint64_t bytes, int32_t native, const char* text) {
@@ -330,18 +369,10 @@ Result<std::vector<std::shared_ptr<Region>>> AgentCore::registerWith(
     region->device = range.device;
     region->info = range.info;
     region->generation = generation_.fetch_add(1) + 1;
-    nixl_region r{};
-    r.struct_size = sizeof r;
-    r.kind = static_cast<uint32_t>(range.type);
-    r.addr = range.address;
-    r.length = range.length;
-    r.device = range.device;
-    r.info = region->info.data();
-    r.info_size = region->info.size();
+    nixl_region& r = wanted.emplace_back(regionOf(range));
+    r.info = region->info.data();  // stays as long as the registration
     r.generation = region->generation;
     r.rights = 3;
-    r.dmabuf_fd = -1;
-    wanted.push_back(r);
     fresh.push_back(region);
     all.push_back(std::move(region));
   }
@@ -490,18 +521,7 @@ Result<std::vector<std::optional<Params>>> AgentCore::queryMemory(
   if (!(*found)->has(NIXL_ENGINE_QUERY))
     return Status(Errc::NOT_SUPPORTED, fmt::format("backend {} cannot be queried", name));
   std::vector<nixl_region> wanted;
-  for (const MemDescriptor& range : ranges) {
-    nixl_region r{};
-    r.struct_size = sizeof r;
-    r.kind = static_cast<uint32_t>(range.type);
-    r.addr = range.address;
-    r.length = range.length;
-    r.device = range.device;
-    r.info = range.info.data();
-    r.info_size = range.info.size();
-    r.dmabuf_fd = -1;
-    wanted.push_back(r);
-  }
+  for (const MemDescriptor& range : ranges) wanted.push_back(regionOf(range));
   std::vector<std::optional<Params>> answers(ranges.size());
   NIXL_TRY((*found)->engine->storage(
       NIXL_STORAGE_STAT, wanted,
@@ -838,19 +858,11 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
   const Candidate* best = &able[0];
   if (able.size() > 1) {
     // The cheapest by its own prediction; the first created where one cannot predict.
-    nixl_plan_summary summary{};
-    summary.struct_size = sizeof summary;
-    summary.op = static_cast<uint32_t>(op);
-    summary.local_kind = static_cast<uint32_t>(local.list.type());
-    summary.remote_kind = static_cast<uint32_t>(remote.list.type());
-    summary.pieces = count;
-    summary.bytes = local.list.size() == 0 ? 0 : local.list.bytes() / local.list.size() * count;
+    const nixl_plan_summary summary =
+        summaryOf(op, local.list.type(), remote.list.type(), count,
+                  local.list.size() == 0 ? 0 : local.list.bytes() / local.list.size() * count);
     for (Candidate& candidate : able) {
-      GatePass pass(remote.peer ? &remote.peer->gate : nullptr);
-      void* engine_peer = remote.peer && pass
-                              ? remote.peer->through(*candidate.backend)->engine_peer
-                              : nullptr;
-      auto cost = candidate.backend->engine->cost(engine_peer, summary);
+      auto cost = costOf(*candidate.backend, remote.peer.get(), summary);
       if (!cost.has_value()) {
         candidate.ns = INFINITY;
         candidate.why = cost.error().message();
@@ -858,10 +870,7 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
         candidate.ns = INFINITY;
         candidate.why = cost->why;
       } else {
-        candidate.ns = cost->ns_fixed + cost->ns_per_piece * static_cast<double>(summary.pieces) +
-                       (cost->bytes_per_second > 0 ? static_cast<double>(summary.bytes) * 1e9 /
-                                                         cost->bytes_per_second
-                                                   : 0);
+        candidate.ns = predictedNs(*cost, summary);
         candidate.why = fmt::format("predicted {:.1f} us", candidate.ns / 1000);
       }
       if (candidate.ns < best->ns) best = &candidate;
@@ -1030,27 +1039,14 @@ uint64_t AgentCore::clockwork(uint64_t now_ns) {
 
 Result<CostEstimate> AgentCore::estimate(const Transfer& transfer) const {
   if (transfer.peer()) NIXL_TRY(current(transfer.peer()).within("estimate a transfer"));
-  nixl_plan_summary summary{};
-  summary.struct_size = sizeof summary;
-  summary.op = static_cast<uint32_t>(transfer.plan().op);
-  summary.local_kind = static_cast<uint32_t>(transfer.plan().local_kind);
-  summary.remote_kind = static_cast<uint32_t>(transfer.plan().remote_kind);
-  summary.pieces = transfer.plan().count;
-  summary.bytes = transfer.plan().bytes;
-  GatePass pass(transfer.peer() ? &transfer.peer()->gate : nullptr);
-  void* engine_peer = transfer.peer() && pass
-                          ? transfer.peer()->through(transfer.backend())->engine_peer
-                          : nullptr;
-  auto cost = transfer.backend().engine->cost(engine_peer, summary);
+  const Plan& plan = transfer.plan();
+  const nixl_plan_summary summary =
+      summaryOf(plan.op, plan.local_kind, plan.remote_kind, plan.count, plan.bytes);
+  auto cost = costOf(transfer.backend(), transfer.peer().get(), summary);
   if (!cost.has_value()) return std::move(cost).error();
   CostEstimate estimate;
   estimate.known = cost->reachable != 0;
-  estimate.microseconds =
-      (cost->ns_fixed + cost->ns_per_piece * static_cast<double>(summary.pieces) +
-       (cost->bytes_per_second > 0
-            ? static_cast<double>(summary.bytes) * 1e9 / cost->bytes_per_second
-            : 0)) /
-      1000;
+  estimate.microseconds = predictedNs(*cost, summary) / 1000;
   estimate.error_microseconds = estimate.microseconds / 2;
   return estimate;
 }

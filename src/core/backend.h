@@ -26,10 +26,8 @@ struct Backend {
   std::string connection;  // for peers; "" when it has none
   Registry registry;
 
-  bool has(uint32_t flag) const { return (engine->facts().flags & flag) != 0; }
-  bool takes(MemType type) const {
-    return (engine->facts().memory_kinds >> static_cast<unsigned>(type) & 1u) != 0;
-  }
+  bool has(nixl_engine_flags flag) const { return engine->has(flag); }
+  bool takes(MemType type) const { return engine->supports(type); }
 };
 
 // Engines by position of creation; at most this many in an agent.

@@ -23,10 +23,10 @@ class Gate {
 
   bool open() const { return !(state_.load(std::memory_order_acquire) & kClosed); }
 
-  // True for the one caller that closed it. `inside`: how many of the calls inside are our own.
-  bool close(uint64_t inside = 0) {
+  // True for the one caller that closed it.
+  bool close() {
     const bool first = !(state_.fetch_or(kClosed, std::memory_order_acq_rel) & kClosed);
-    while ((state_.load(std::memory_order_acquire) & ~kClosed) > inside) sched_yield();
+    while ((state_.load(std::memory_order_acquire) & ~kClosed) != 0) sched_yield();
     return first;
   }
 

@@ -114,8 +114,6 @@ class Peer : public std::enable_shared_from_this<Peer> {
   base::Mutex merge_mu_;  // one merge at a time; taken before mu_, engines are called under it
   mutable base::SharedMutex mu_;
   std::map<const Backend*, std::unique_ptr<PeerBackend>> links_ NIXL_GUARDED_BY(mu_);
-  uint64_t last_sequence_ NIXL_GUARDED_BY(merge_mu_) = 0;
-  uint64_t last_size_ NIXL_GUARDED_BY(merge_mu_) = 0;
 };
 
 // Finds the link that an engine's on_peer() names; nullptr for one that is gone.

@@ -313,10 +313,6 @@ void Transfer::complete(uint64_t attempt, uint64_t first, uint64_t count, Errc s
   if (finish_now) finish();
 }
 
-Status Transfer::sendNotification(const std::string& message, uint8_t kind) {
-  return setup_.agent->notify(*setup_.backend, setup_.peer, kind, message);
-}
-
 void Transfer::finish() {
   std::string message;
   bool whole, canceled;
@@ -329,10 +325,11 @@ void Transfer::finish() {
   Status sent;
   if (!message.empty()) {
     if (whole && state() == XferState::POSTED && !released_) {
-      sent = sendNotification(message, metadata::kEnvelopeNotification);
+      sent = setup_.agent->notify(*setup_.backend, setup_.peer, metadata::kEnvelopeNotification,
+                                  message);
     } else if (setup_.peer && !setup_.peer->down.load(std::memory_order_acquire)) {
       // The other side may be waiting for the message: it learns that it will not come.
-      (void)sendNotification(message, metadata::kEnvelopeFailure);
+      (void)setup_.agent->notify(*setup_.backend, setup_.peer, metadata::kEnvelopeFailure, message);
     }
   }
   bool failed_now = false;

@@ -111,7 +111,6 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   bool claimFinish() NIXL_REQUIRES(mu_);
   uint64_t sliceBytes(uint64_t first, uint64_t count) const;
   void finish();
-  Status sendNotification(const std::string& message, uint8_t kind);
   void become(XferState next) NIXL_REQUIRES(mu_);
 
   const Setup setup_;
