@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <thread>
 
@@ -57,12 +58,17 @@ bool waitUntil(Deadline deadline, Condition condition) {
 }  // namespace
 
 void NotificationLink::fetch(const Rows& ranges) {
-  agent_.fetchMetadata(kTargetName, host_, port_);
-  if (!waitUntil(std::chrono::steady_clock::now() + timeout_,
-                 [&] { return agent_.checkPeer(kTargetName, ranges); }))
-    throw Error(Errc::TIMEOUT, "connect to " + host_ + ":" + std::to_string(port_) +
-                                   ": no metadata of a target came; is nixlbench --listen running "
-                                   "there, with the same backend?");
+  // Asked for again each second: a target that is still opening its backend has nothing to give yet.
+  const Deadline deadline = std::chrono::steady_clock::now() + timeout_;
+  do {
+    agent_.fetchMetadata(kTargetName, host_, port_);
+    if (waitUntil(std::min<Deadline>(deadline, std::chrono::steady_clock::now() + 1s),
+                  [&] { return agent_.checkPeer(kTargetName, ranges); }))
+      return;
+  } while (std::chrono::steady_clock::now() < deadline);
+  throw Error(Errc::TIMEOUT, "connect to " + host_ + ":" + std::to_string(port_) +
+                                 ": no metadata of a target came; is nixlbench --listen running "
+                                 "there, with the same backend?");
 }
 
 Json NotificationLink::hello(Agent& agent, Json request, std::chrono::milliseconds patience) {

@@ -100,15 +100,28 @@ def test_backend_is_found_in_any_case():
     assert run_json("--size", "4KB", "--iterations", "3", "--backend", used.lower())["backend"] == used
 
 
-def test_two_hosts_meet_through_the_listener():
+def wait_for_line(stream, wanted, seconds=20):
+    """Reads lines until one holds `wanted`."""
+    lines = []
+    while not lines or wanted not in lines[-1]:
+        assert select.select([stream], [], [], seconds)[0], f"after {lines} the target says nothing"
+        lines.append(stream.readline())
+        assert lines[-1], f"the target ended after {lines}"
+
+
+# The port is open before the backend is: who connects in between must wait, not fail.
+@pytest.mark.parametrize("connect_at", ["on all addresses", "waiting on port"])
+def test_two_hosts_meet_through_the_listener(connect_at):
     port = free_port()
+    # Unbuffered: a line that lay in Python's buffer would be hidden from select().
     target = subprocess.Popen([PROGRAM, f"--listen={port}", "--timeout", "20"],
-                              stderr=subprocess.PIPE, universal_newlines=True)
+                              stderr=subprocess.PIPE, bufsize=0)
     try:
-        assert select.select([target.stderr], [], [], 20)[0], "the target says nothing"
-        assert f"port {port}" in target.stderr.readline()
-        result = run_json("--connect", f"127.0.0.1:{port}", "--size", "64KB", "--iterations", "5",
-                          "--op", "READ")
+        wait_for_line(target.stderr, connect_at.encode())
+        done = run("--output", "json", "--connect", f"127.0.0.1:{port}", "--size", "64KB",
+                   "--iterations", "5", "--op", "READ")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
         assert result["peers"] == "two hosts" and result["bytes_verified"] == 65536
         _, rest = target.communicate(timeout=20)
         assert target.returncode == 0, rest
