@@ -82,6 +82,7 @@ struct Event {
     TRANSFER_FAILED = 5,   // one of ours; `transfer` names it
     REMOTE_FAILURE = 6,    // a peer's transfer into our memory failed or was cancelled
     NOTIFICATIONS_LOST = 7,
+    NAME_CONFLICT = 8,  // two processes hold one name: `peer`, or this agent's own
   };
   Kind kind;
   std::string peer;
@@ -237,8 +238,13 @@ class NIXL_API Agent {
   // posts. Throws REPOST_ACTIVE while it is in flight, NOT_FOUND when the peer was invalidated
   // since. Returns POSTED, DONE or FAILED.
   XferState postTransfer(Transfer transfer, std::optional<std::string> notification = {});
+  // The same with a deadline of this post alone; 0: none, whatever the transfer was made with.
+  XferState postTransfer(Transfer transfer, std::optional<std::string> notification,
+                         std::chrono::nanoseconds timeout);
   // One atomic load when it ended; otherwise drives the engines a little. Never blocks.
   XferState checkTransfer(Transfer transfer);
+  // What checkTransfer() would read, without driving anything; none: released, or after fork().
+  std::optional<XferState> peekTransfer(Transfer transfer) const noexcept;
   // Until it ended or `timeout` passed; then POSTED.
   XferState waitTransfer(Transfer transfer, std::chrono::nanoseconds timeout);
   // Returns how many of them ended. ANY: returns when one has.
@@ -262,12 +268,17 @@ class NIXL_API Agent {
   void sendNotification(const std::string& peer, std::string_view message,
                         const std::string& backend = {});
   std::vector<Notification> takeNotifications();
+  bool hasNotifications() const;  // one atomic load: some wait to be taken
   std::vector<Event> events();  // since the last call; bounded, oldest dropped first
 
   // Drives the engines for at most `budget`; returns whether there was anything to do.
   bool progress(std::chrono::nanoseconds budget = std::chrono::microseconds(50));
+  // The caller, who polled, sleeps on completionFd() from now on: the progress thread, which stands
+  // back up to a millisecond for who polls, takes over at once.
+  void handOver();
   // Readable when a transfer ended or a notification or event came since it was last drained
-  // (read 8 bytes). Stays ours; made at the first call.
+  // (read 8 bytes). Stays ours; made at the first call. A dup() of it is readable when the agent
+  // has ended, too.
   int completionFd();
 
   struct Impl;

@@ -35,7 +35,7 @@ uint32_t checksum(std::string_view bytes) {  // FNV-1a
 }
 
 [[noreturn]] void refuse(const std::string& why) {
-  throw BackendFailure(Errc::BACKEND, "UCX: the peer's connection bytes cannot be used: " + why);
+  throw BackendFailure(Errc::BACKEND, "the peer's connection bytes cannot be used: " + why);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace {
 [[noreturn]] void refuse(const std::string& name, const std::string& value,
                          const std::string& wanted) {
   throw BackendFailure(Errc::BACKEND,
-                       "UCX: option " + name + " is \"" + value + "\"; must be " + wanted);
+                       "option " + name + " is \"" + value + "\"; must be " + wanted);
 }
 
 bool parseBool(const std::string& name, const std::string& value) {
@@ -82,7 +82,7 @@ std::string netDevices(std::string_view list, const std::vector<std::string>& rd
       std::string found;
       for (const auto* names : {&rdma, &net})
         for (const std::string& known : *names) found += (found.empty() ? "" : ", ") + known;
-      throw BackendFailure(Errc::BACKEND, "UCX: option device_list names \"" + word +
+      throw BackendFailure(Errc::BACKEND, "option device_list names \"" + word +
                                               "\", which this host does not have (found " +
                                               (found.empty() ? "none" : found) + ")");
     }

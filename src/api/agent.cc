@@ -241,6 +241,20 @@ XferState Agent::postTransfer(nixl::Transfer transfer, std::optional<std::string
   return orThrow(std::move(state));
 }
 
+XferState Agent::postTransfer(nixl::Transfer transfer, std::optional<std::string> notification,
+                              std::chrono::nanoseconds timeout) {
+  (void)impl_->use();
+  auto found = known(transfer);
+  return orThrow(found->agent().post(*found, std::move(notification), timeout));
+}
+
+std::optional<XferState> Agent::peekTransfer(nixl::Transfer transfer) const noexcept {
+  if (impl_->core->forked()) return std::nullopt;
+  auto found = core::Transfer::find(transfer.id);
+  if (!found) return std::nullopt;
+  return found->state();
+}
+
 XferState Agent::checkTransfer(nixl::Transfer transfer) {
   (void)impl_->use();
   auto found = known(transfer);
@@ -344,6 +358,8 @@ std::vector<Notification> Agent::takeNotifications() {
   return orThrow(impl_->use().takeNotifications());
 }
 
+bool Agent::hasNotifications() const { return !impl_->use().notifier().empty(); }
+
 std::vector<Event> Agent::events() {
   core::AgentCore& core = impl_->use();
   core.drive(50'000);
@@ -353,6 +369,8 @@ std::vector<Event> Agent::events() {
 bool Agent::progress(std::chrono::nanoseconds budget) {
   return impl_->use().drive(static_cast<uint64_t>(std::max<int64_t>(0, budget.count())));
 }
+
+void Agent::handOver() { impl_->use().handOver(); }
 
 int Agent::completionFd() { return orThrow(impl_->use().changeFd()); }
 

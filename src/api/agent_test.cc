@@ -205,6 +205,74 @@ TEST_P(OneAgent, TheCompletionDescriptorBecomesReadable) {
   }
 }
 
+TEST_P(OneAgent, ADuplicateOfTheDescriptorTellsOfTheEnd) {
+  start();
+  const int fd = dup(agent_->completionFd());
+  pollfd wait{fd, POLLIN, 0};
+  EXPECT_EQ(poll(&wait, 1, 0), 0);
+  agent_.reset();
+  EXPECT_EQ(poll(&wait, 1, 10'000), 1);
+  close(fd);
+}
+
+TEST_P(OneAgent, WhoSleepsOnTheDescriptorHandsOverFirst) {
+  start("20000");
+  const int fd = agent_->completionFd();
+  auto t = transfer();
+  agent_->postTransfer(t);
+  for (int i = 0; i < 100; ++i) agent_->checkTransfer(t);  // the progress thread stands back
+  agent_->handOver();
+  pollfd wait{fd, POLLIN, 0};
+  if (GetParam()) {
+    EXPECT_EQ(poll(&wait, 1, 10'000), 1);
+  }
+  EXPECT_TRUE(eventually([&] { return agent_->peekTransfer(t) == XferState::DONE; }));
+}
+
+TEST_P(OneAgent, PeekingDrivesNothing) {
+  start("5000");
+  TransferOptions options;
+  options.notification = "note";
+  auto t = transfer(4096, options);
+  EXPECT_EQ(agent_->peekTransfer(t), XferState::PREPARED);
+  agent_->postTransfer(t);
+  EXPECT_FALSE(agent_->hasNotifications());
+  if (!GetParam()) {
+    std::this_thread::sleep_for(milliseconds(20));
+    EXPECT_EQ(agent_->peekTransfer(t), XferState::POSTED) << "nobody has driven";
+  }
+  ASSERT_TRUE(eventually([&] { return agent_->peekTransfer(t) == XferState::DONE; }));
+  ASSERT_TRUE(eventually([&] { return agent_->hasNotifications(); }));
+  EXPECT_EQ(agent_->takeNotifications().size(), 1u);
+  EXPECT_FALSE(agent_->hasNotifications());
+  agent_->releaseTransfer(t);
+  EXPECT_EQ(agent_->peekTransfer(t), std::nullopt);
+}
+
+TEST_P(OneAgent, APostMayHaveADeadlineOfItsOwn) {
+  start("60000000");
+  TransferOptions options;
+  options.timeout = milliseconds(10);
+  auto t = transfer(4096, options);
+  auto ended = [&] { return agent_->checkTransfer(t) == XferState::FAILED; };
+  agent_->postTransfer(t, {}, seconds(0));  // none, whatever it was made with
+  EXPECT_EQ(agent_->waitTransfer(t, milliseconds(50)), XferState::POSTED);
+  agent_->quiesceTransfer(t, seconds(10));
+  std::string text;
+  for (const auto& [limit, words] :
+       {std::pair{milliseconds(20), "deadline of 20 ms"}, {milliseconds(0), "deadline of 10 ms"}}) {
+    if (limit.count() != 0) {
+      agent_->postTransfer(t, {}, limit);
+    } else {
+      agent_->postTransfer(t);  // what it was made with, again
+    }
+    ASSERT_TRUE(eventually(ended));
+    EXPECT_EQ(agent_->transferError(t, &text), Errc::TIMEOUT);
+    EXPECT_NE(text.find(words), std::string::npos) << text;
+    agent_->quiesceTransfer(t, seconds(10));
+  }
+}
+
 TEST_P(OneAgent, AChildProcessIsToldAndTouchesNothing) {
   start("60000000");
   agent_->postTransfer(transfer());

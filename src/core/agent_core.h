@@ -11,6 +11,7 @@
 #include "base/mutex.h"
 #include "base/status.h"
 #include "core/backend.h"
+#include "core/handles.h"
 #include "core/notifier.h"
 #include "core/peers.h"
 #include "core/progress.h"
@@ -35,17 +36,25 @@ struct PreparedSide {
   std::vector<Choice> choices;
 };
 
+HandleTable<PreparedSide>& preparedSides();  // of all agents
+
 // What a call on `registerMemory` gave: the regions by engine.
 struct Registration {
   AgentCore* agent = nullptr;
   std::vector<std::pair<Backend*, std::vector<std::shared_ptr<Region>>>> regions;
 };
 
+// Names one after the other, for messages.
+std::string joined(const std::vector<std::string>& names);
+
+// A call that polls drives the engines for as long at most.
+inline constexpr uint64_t kCheckBudgetNs = 50'000;
+
 // The agent behind the faces. The faces check arguments that only they know, convert, and throw;
 // everything else is here.
 //
 // Threads: any. backends_mu_ orders the creation of engines; flight_mu_ is a leaf.
-class AgentCore : private metadata::Exchange::Host {
+class AgentCore final : private metadata::Exchange::Host {
  public:
   static Result<std::unique_ptr<AgentCore>> create(std::string name, const AgentConfig& config);
   // Ends everything within a second. In a child after fork(): forgets everything.
@@ -90,7 +99,8 @@ class AgentCore : private metadata::Exchange::Host {
   Result<uint64_t> prepareTransfer(OpType op, const Rows& local, const Rows& remote,
                                    const std::string& peer, const TransferOptions& options);
 
-  Result<XferState> post(Transfer& transfer, std::optional<std::string> notification);
+  Result<XferState> post(Transfer& transfer, std::optional<std::string> notification,
+                         std::optional<std::chrono::nanoseconds> timeout = {});
   XferState check(Transfer& transfer);
   std::string explain(const Transfer& transfer) const;
   Result<CostEstimate> estimate(const Transfer& transfer) const;
@@ -105,6 +115,7 @@ class AgentCore : private metadata::Exchange::Host {
   }
   Result<int> changeFd() { return progress_.changeFd(); }
   void wake() { progress_.wake(); }
+  void handOver() { progress_.handOver(); }
 
   // Sends to a peer (nullptr: to ourselves) in order with all that is sent to it. OK: it was handed
   // to the engine, or another thread will do so at once.
@@ -115,7 +126,7 @@ class AgentCore : private metadata::Exchange::Host {
   void transferEnded(Transfer& transfer, const Status* failure);
   void transferFailed(Transfer& transfer, const Status& failure);
   // From engines.
-  void received(std::string_view frame);
+  void received(std::string_view frame);  // a message
   void peerChanged(uint64_t link, int32_t state, Errc status, const std::string& reason);
 
  private:
@@ -137,6 +148,13 @@ class AgentCore : private metadata::Exchange::Host {
                                    const std::vector<std::shared_ptr<Region>>& regions) const;
   Status sendFrame(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
                    std::string_view message);
+  // Between the libraries of two agents; nobody waits for it, and it may be lost with its peer.
+  void sendControl(const std::shared_ptr<Peer>& peer, const metadata::Control& control);
+  void receivedControl(const metadata::EnvelopeView& envelope);
+  // A message came of somebody whom `peers_` took for replaced.
+  void heardFromFormer(const metadata::EnvelopeView& envelope, const PeerTable::Former& former);
+  void nameConflict(const std::string& peer, const metadata::Incarnation& other, std::string text,
+                    std::string_view message = {});
   metadata::Blob emptyBlob(bool partial) const;
   Result<PreparedSide> resolveSide(const std::string& peer, const Rows& rows,
                                    const std::vector<std::string>& backends);

@@ -21,39 +21,34 @@ std::string Notifier::frame(uint8_t kind, const std::string& peer, std::string_v
   return metadata::encodeEnvelope(envelope);
 }
 
-bool Notifier::receive(std::string_view frame) {
-  auto envelope = metadata::decodeEnvelope(frame);
-  if (!envelope.has_value()) {
-    NIXL_LOG_WARN_EVERY(10, "agent \"{}\": a message that is not a notification was dropped: {}",
-                        agent_, envelope.error().message());
-    return false;
-  }
+Notifier::Received Notifier::receive(const metadata::EnvelopeView& envelope) {
   base::MutexLock lock(mu_);
-  if (received_.size() >= kMaxSenders && !received_.contains(envelope->sender)) received_.clear();
-  uint64_t& last = received_[envelope->sender];
-  if (envelope->sequence <= last) {
-    NIXL_LOG_DEBUG("agent \"{}\": message {} of \"{}\" came twice", agent_, envelope->sequence,
-                   envelope->agent);
-    return false;
+  if (received_.size() >= kMaxSenders && !received_.contains(envelope.sender)) received_.clear();
+  uint64_t& last = received_[envelope.sender];
+  if (envelope.sequence <= last) {
+    NIXL_LOG_DEBUG("agent \"{}\": message {} of \"{}\" came twice", agent_, envelope.sequence,
+                   envelope.agent);
+    return Received::NOTHING;
   }
-  last = envelope->sequence;
-  if (envelope->kind == metadata::kEnvelopeFailure) {
+  last = envelope.sequence;
+  if (envelope.kind == metadata::kEnvelopeFailure) {
     Event event{};
     event.kind = Event::Kind::REMOTE_FAILURE;
-    event.peer = envelope->agent;
-    event.incarnation = envelope->sender.hex();
+    event.peer = envelope.agent;
+    event.incarnation = envelope.sender.hex();
     event.code = Errc::CANCELED;
-    event.text = fmt::format("a transfer of \"{}\" failed or was cancelled", envelope->agent);
-    event.message = envelope->payload;
+    event.text = fmt::format("a transfer of \"{}\" failed or was cancelled", envelope.agent);
+    event.message = envelope.payload;
     push(std::move(event));
-    return true;
+    return Received::NEWS;
   }
-  if (envelope->kind != metadata::kEnvelopeNotification) return false;  // a later version's word
-  if (bytes_ + envelope->payload.size() > limit_ && bytes_ > 0) {
+  if (envelope.kind == metadata::kEnvelopeControl) return Received::CONTROL;
+  if (envelope.kind != metadata::kEnvelopeNotification) return Received::NOTHING;  // a later version's word
+  if (bytes_ + envelope.payload.size() > limit_ && bytes_ > 0) {
     if (lost_++ == 0) {
       Event event{};
       event.kind = Event::Kind::NOTIFICATIONS_LOST;
-      event.peer = envelope->agent;
+      event.peer = envelope.agent;
       event.code = Errc::LIMIT;
       event.text = fmt::format("{} bytes of notifications wait to be fetched, the limit "
                                "(NIXL_NOTIF_LIMIT); new ones are dropped until some are taken",
@@ -61,12 +56,12 @@ bool Notifier::receive(std::string_view frame) {
       NIXL_LOG_ERROR("agent \"{}\": {}", agent_, event.text);
       push(std::move(event));
     }
-    return true;
+    return Received::NEWS;
   }
-  bytes_ += envelope->payload.size();
-  messages_.push_back({std::string(envelope->agent), std::string(envelope->payload)});
+  bytes_ += envelope.payload.size();
+  messages_.push_back({std::string(envelope.agent), std::string(envelope.payload)});
   waiting_.store(messages_.size(), std::memory_order_release);
-  return true;
+  return Received::NEWS;
 }
 
 void Notifier::push(Event event) {

@@ -26,8 +26,9 @@ class Notifier {
   // The bytes to be handed to an engine, with the next number of the sequence to `peer`.
   std::string frame(uint8_t kind, const std::string& peer, std::string_view payload);
 
-  // Takes what an engine received. Returns whether there is something new to fetch.
-  bool receive(std::string_view frame);
+  // Takes what an engine received.
+  enum class Received { NOTHING, NEWS, CONTROL };  // NEWS: for the user; CONTROL: for the agent
+  Received receive(const metadata::EnvelopeView& envelope);
   void add(Event event);
 
   bool empty() const { return waiting_.load(std::memory_order_acquire) == 0; }

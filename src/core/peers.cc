@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "base/log.h"
@@ -15,6 +16,8 @@ HandleTable<PeerBackend>& links() {
   static auto* table = new HandleTable<PeerBackend>;
   return *table;
 }
+
+constexpr size_t kLoadedAtOnce = 16;  // keys of one blob
 
 std::string timeText(uint64_t unix_ns) {
   const time_t seconds = static_cast<time_t>(unix_ns / 1'000'000'000u);
@@ -71,6 +74,11 @@ bool Peer::connected() const {
   return !links_.empty();
 }
 
+size_t Peer::linkCount() const {
+  base::ReaderLock lock(mu_);
+  return links_.size();
+}
+
 Status Peer::connect(PeerBackend& link, const metadata::BackendSection& section) {
   // The table gets a stand-in of the link: what engines may look up, and no more.
   auto known = std::make_shared<PeerBackend>();
@@ -124,8 +132,16 @@ Status Peer::merge(const metadata::Blob& blob, const std::vector<Backend*>& back
                     fmt::format("metadata of \"{}\" brings {} regions without connection info, and "
                                 "none was loaded before",
                                 name, backend->name));
-    base::WriterLock lock(mu_);
-    NIXL_TRY(mergeRegions(*link, section));
+    std::vector<std::shared_ptr<RemoteKey>> keys;
+    {
+      base::WriterLock lock(mu_);
+      NIXL_TRY(mergeRegions(*link, section, keys));
+    }
+    // A few are loaded now, when nobody is in a hurry; of many perhaps only some are ever used. One
+    // that cannot be loaded fails where it is needed.
+    GatePass pass(&gate);
+    for (size_t i = 0; pass && i < std::min(keys.size(), kLoadedAtOnce); ++i)
+      (void)keys[i]->handle();
   }
   if (connections > 0 && usable == 0) {
     std::string theirs;
@@ -137,7 +153,8 @@ Status Peer::merge(const metadata::Blob& blob, const std::vector<Backend*>& back
   return {};
 }
 
-Status Peer::mergeRegions(PeerBackend& link, const metadata::BackendSection& section) {
+Status Peer::mergeRegions(PeerBackend& link, const metadata::BackendSection& section,
+                          std::vector<std::shared_ptr<RemoteKey>>& fresh_keys) {
   std::array<std::vector<Extent>, kMemTypes> fresh;
   for (const metadata::RegionRow& row : section.rows) {
     const size_t type = static_cast<size_t>(row.kind);
@@ -151,9 +168,11 @@ Status Peer::mergeRegions(PeerBackend& link, const metadata::BackendSection& sec
     const std::string& key = section.keys[row.key];
     auto [number, is_new] =
         known.key_numbers.try_emplace(key, static_cast<uint32_t>(known.keys.size()));
-    if (is_new)
+    if (is_new) {
       known.keys.push_back(
           std::make_shared<RemoteKey>(*link.backend, link.engine_peer, row.kind, key));
+      fresh_keys.push_back(known.keys.back());
+    }
     const bool bytes = row.kind == MemType::DRAM || row.kind == MemType::VRAM;
     const Extent extent{row.device, row.base,       row.length,
                         row.stride, row.count,      number->second,
@@ -276,12 +295,23 @@ Result<PeerTable::Adopted> PeerTable::adopt(const std::shared_ptr<Peer>& peer) {
 }
 
 void PeerTable::bury(const metadata::Incarnation& incarnation, uint64_t created_unix_ns) {
-  if (!tombstones_.emplace(incarnation, created_unix_ns).second) return;
+  if (!tombstones_.emplace(incarnation, Tombstone{created_unix_ns}).second) return;
+  any_tombstones_.store(true, std::memory_order_release);
   tombstone_order_.push_back(incarnation);
   if (tombstone_order_.size() > kTombstones) {
     tombstones_.erase(tombstone_order_.front());
     tombstone_order_.pop_front();
   }
+}
+
+std::optional<PeerTable::Former> PeerTable::former(const metadata::Incarnation& sender) {
+  if (!any_tombstones_.load(std::memory_order_acquire)) return std::nullopt;
+  base::WriterLock lock(mu_);
+  auto found = tombstones_.find(sender);
+  if (found == tombstones_.end()) return std::nullopt;
+  const bool first = !found->second.heard_from;
+  found->second.heard_from = true;
+  return Former{sender, found->second.created_unix_ns, first};
 }
 
 void PeerTable::remember(const Peer& peer) {

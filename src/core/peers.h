@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -105,11 +106,13 @@ class Peer : public std::enable_shared_from_this<Peer> {
   bool covers(const Backend& backend, const DescList& list) const;
   bool has(const Backend& backend, MemType type) const;
   bool connected() const;  // through any engine
+  size_t linkCount() const;  // how many engines
 
  private:
   Status connect(PeerBackend& link, const metadata::BackendSection& section);
-  Status mergeRegions(PeerBackend& link, const metadata::BackendSection& section)
-      NIXL_REQUIRES(mu_);
+  // Adds the keys that were not known to `fresh`.
+  Status mergeRegions(PeerBackend& link, const metadata::BackendSection& section,
+                      std::vector<std::shared_ptr<RemoteKey>>& fresh) NIXL_REQUIRES(mu_);
 
   base::Mutex merge_mu_;  // one merge at a time; taken before mu_, engines are called under it
   mutable base::SharedMutex mu_;
@@ -137,6 +140,14 @@ class PeerTable {
   };
   Result<Adopted> adopt(const std::shared_ptr<Peer>& peer);
 
+  // Whether a sender was replaced by the current holder of its name.
+  struct Former {
+    metadata::Incarnation incarnation;
+    uint64_t created_unix_ns;
+    bool first;  // nobody asked before
+  };
+  std::optional<Former> former(const metadata::Incarnation& sender);
+
   std::shared_ptr<Peer> remove(const std::string& name);
   // Removes it only if it still is the current one of its name.
   bool remove(const std::shared_ptr<Peer>& peer);
@@ -145,9 +156,13 @@ class PeerTable {
  private:
   static constexpr size_t kTombstones = 16384;
 
-  struct Former {
+  struct Removed {
     metadata::Incarnation incarnation;
     uint64_t created_unix_ns;
+  };
+  struct Tombstone {
+    uint64_t created_unix_ns;
+    bool heard_from = false;  // after it was replaced
   };
   void bury(const metadata::Incarnation& incarnation, uint64_t created_unix_ns) NIXL_REQUIRES(mu_);
   void remember(const Peer& peer) NIXL_REQUIRES(mu_);
@@ -156,10 +171,11 @@ class PeerTable {
 
   mutable base::SharedMutex mu_;
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_ NIXL_GUARDED_BY(mu_);
-  std::map<metadata::Incarnation, uint64_t> tombstones_ NIXL_GUARDED_BY(mu_);  // created_unix_ns
+  std::map<metadata::Incarnation, Tombstone> tombstones_ NIXL_GUARDED_BY(mu_);
+  std::atomic<bool> any_tombstones_{false};  // spares messages the lock
   std::deque<metadata::Incarnation> tombstone_order_ NIXL_GUARDED_BY(mu_);
   // Who was removed and not replaced yet: it may come back, until another one takes the name.
-  std::unordered_map<std::string, Former> removed_ NIXL_GUARDED_BY(mu_);
+  std::unordered_map<std::string, Removed> removed_ NIXL_GUARDED_BY(mu_);
 };
 
 }  // namespace nixl::core

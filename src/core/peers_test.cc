@@ -143,6 +143,18 @@ TEST_F(Peers, APeerThatWasRemovedMayComeBack) {
   EXPECT_EQ(Counting::connected, 1);
 }
 
+TEST_F(Peers, AFormerHolderOfANameIsKnownByItsIncarnation) {
+  EXPECT_FALSE(table_.former(blob(1).incarnation)) << "nobody was replaced";
+  ASSERT_TRUE(load(blob(1)).ok());
+  ASSERT_TRUE(load(blob(2)).ok());
+  const auto first = table_.former(blob(1).incarnation), again = table_.former(blob(1).incarnation);
+  ASSERT_TRUE(first && again);
+  EXPECT_TRUE(first->first);
+  EXPECT_FALSE(again->first);
+  EXPECT_EQ(first->created_unix_ns, blob(1).created_unix_ns);
+  EXPECT_FALSE(table_.former(blob(2).incarnation)) << "the current one";
+}
+
 TEST_F(Peers, ARemovedPeerDoesNotComeBackOverItsSuccessor) {
   ASSERT_TRUE(load(blob(1)).ok());
   table_.remove("peer")->retire();
@@ -169,10 +181,27 @@ TEST_F(Peers, ALowerGenerationNeverReplacesAHigher) {
   EXPECT_EQ(section.index.at(0).value, section.key_numbers.at("new key"));
 }
 
-TEST_F(Peers, KeysAreLoadedAtFirstUseAndHeldByLists) {
+TEST_F(Peers, AFewKeysAreLoadedAtOnceAndOthersAtFirstUse) {
+  auto many = blob(1);
+  auto& section = many.sections[0];
+  section.rows.clear();
+  section.keys.clear();
+  for (uint32_t i = 0; i < 20; ++i) {
+    section.keys.push_back("key " + std::to_string(i));
+    section.rows.push_back(row(4096 * i, 4096, i, i));
+  }
+  ASSERT_TRUE(load(many).ok());
+  EXPECT_EQ(Counting::loaded, 16);
+  ASSERT_TRUE(load(many).ok());
+  EXPECT_EQ(Counting::loaded, 16) << "again";
+  ASSERT_TRUE(table_.find("peer")->resolve(backend_, list(4096 * 19, 64)).has_value());
+  EXPECT_EQ(Counting::loaded, 17);
+}
+
+TEST_F(Peers, KeysAreHeldByLists) {
   ASSERT_TRUE(load(blob(1)).ok());
   auto peer = table_.find("peer");
-  EXPECT_EQ(Counting::loaded, 0);
+  EXPECT_EQ(Counting::loaded, 1);
   {
     auto resolution = peer->resolve(backend_, list(0, 64));
     ASSERT_TRUE(resolution.has_value());

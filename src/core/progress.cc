@@ -55,12 +55,14 @@ void Progress::stop() {
     thread_.join();
   }
   // What still waits refers to engines, which go next.
-  std::deque<std::shared_ptr<Transfer>> left;
+  std::vector<std::shared_ptr<Transfer>> left;
   {
     base::MutexLock lock(queue_mu_);
-    left.swap(queue_);
+    left = queue_.takeAll();
     queued_.store(0, std::memory_order_release);
   }
+  // Who sleeps on a duplicate of the descriptor learns that nothing will come any more.
+  if (fd_wanted_.load(std::memory_order_seq_cst)) change_fd_->signal();
 }
 
 void Progress::forget() {
@@ -77,9 +79,10 @@ void Progress::add(Backend* backend) {
 }
 
 void Progress::queue(std::shared_ptr<Transfer> transfer) {
+  const uint64_t left = transfer->bytesLeft();
   {
     base::MutexLock lock(queue_mu_);
-    queue_.push_back(std::move(transfer));
+    queue_.push(std::move(transfer), left);
     queued_.store(queue_.size(), std::memory_order_release);
   }
   wake();
@@ -87,6 +90,12 @@ void Progress::queue(std::shared_ptr<Transfer> transfer) {
 
 void Progress::wake() {
   if (sleeping_.load(std::memory_order_seq_cst)) doorbell_->signal();
+}
+
+void Progress::handOver() {
+  last_poll_ns_.store(0, std::memory_order_seq_cst);
+  if (standing_back_.load(std::memory_order_seq_cst)) doorbell_->signal();
+  wake();
 }
 
 bool Progress::tryDrive(uint64_t budget_ns) {
@@ -103,19 +112,19 @@ bool Progress::tryDrive(uint64_t budget_ns) {
 bool Progress::drainQueue(uint64_t until_ns) {
   bool worked = false;
   while (queued_.load(std::memory_order_acquire) != 0) {
-    std::shared_ptr<Transfer> transfer;
+    WorkQueue<Transfer>::Item item;
     {
       base::MutexLock lock(queue_mu_);
       if (queue_.empty()) break;
-      transfer = std::move(queue_.front());
-      queue_.pop_front();
+      item = queue_.take();
       queued_.store(queue_.size(), std::memory_order_release);
     }
     worked = true;
-    const bool all = transfer->drive(until_ns);
+    const bool all = item.work->drive(until_ns);
     if (!all) {
+      const uint64_t left = item.work->bytesLeft();
       base::MutexLock lock(queue_mu_);
-      queue_.push_back(std::move(transfer));  // behind the others: they take turns
+      queue_.putBack(std::move(item), left);
       queued_.store(queue_.size(), std::memory_order_release);
     }
     if (base::nowNs() >= until_ns) break;
@@ -185,10 +194,14 @@ void Progress::run() {
     const uint64_t now = base::nowNs();
     const uint64_t polled = last_poll_ns_.load(std::memory_order_relaxed);
     if (now < polled + grace) {
-      // Somebody polls, and moves the data sooner than this thread would.
+      // Somebody polls, and moves the data sooner than this thread would. Or says that it is over.
       timespec pause{};
       pause.tv_nsec = static_cast<long>(polled + grace - now);
-      nanosleep(&pause, nullptr);
+      pollfd bell{doorbell_->fd(), POLLIN, 0};
+      standing_back_.store(true, std::memory_order_seq_cst);
+      if (last_poll_ns_.load(std::memory_order_seq_cst) != 0) ppoll(&bell, 1, &pause, nullptr);
+      standing_back_.store(false, std::memory_order_seq_cst);
+      doorbell_->drain();
       grace = std::min(grace * 2, kLongestGrace);
       continue;
     }
@@ -205,7 +218,7 @@ void Progress::changed() {
     base::MutexLock lock(wait_mu_);
     wait_cv_.notifyAll();
   }
-  if (fd_wanted_.load(std::memory_order_acquire)) change_fd_->signal();
+  if (fd_wanted_.load(std::memory_order_seq_cst)) change_fd_->signal();
 }
 
 bool Progress::waitUntil(const std::function<bool()>& done, base::Deadline deadline) {
@@ -217,9 +230,7 @@ bool Progress::waitUntil(const std::function<bool()>& done, base::Deadline deadl
     if (deadline.expired()) return false;
     if (base::nowNs() < spin_until) continue;
     if (hasThread()) {
-      // The thread takes over: it must not think that we go on polling.
-      last_poll_ns_.store(0, std::memory_order_relaxed);
-      wake();
+      handOver();
       waiters_.fetch_add(1, std::memory_order_seq_cst);
       {
         base::MutexLock lock(wait_mu_);
@@ -252,7 +263,7 @@ Result<int> Progress::changeFd() {
     auto fd = base::EventFd::create();
     if (!fd.has_value()) return std::move(fd).error();
     change_fd_ = std::make_unique<base::EventFd>(*std::move(fd));
-    fd_wanted_.store(true, std::memory_order_release);
+    fd_wanted_.store(true, std::memory_order_seq_cst);
   }
   return change_fd_->fd();
 }

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <atomic>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -13,6 +12,7 @@
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "core/backend.h"
+#include "core/work_queue.h"
 
 namespace nixl::core {
 
@@ -40,6 +40,8 @@ class Progress {
   void add(Backend* backend);  // engines are only ever added
   void queue(std::shared_ptr<Transfer> transfer);  // has pieces that wait to be posted
   void wake();                                     // somebody gave an engine something to do
+  // Who polled sleeps from now on: the thread need not stand back any longer.
+  void handOver();
   void clockChanged() { clock_due_.store(0, std::memory_order_relaxed); }
 
   // Does what can be done now, for about `budget_ns` at most; whether there was anything. Returns
@@ -73,10 +75,11 @@ class Progress {
   std::atomic<uint64_t> last_poll_ns_{0};
   std::atomic<uint64_t> clock_due_{0};
   std::atomic<bool> sleeping_{false};  // in epoll: wake() must ring
+  std::atomic<bool> standing_back_{false};  // in run(), for somebody who polls
   std::atomic<bool> stopping_{false};
 
   base::Mutex queue_mu_;
-  std::deque<std::shared_ptr<Transfer>> queue_ NIXL_GUARDED_BY(queue_mu_);
+  WorkQueue<Transfer> queue_ NIXL_GUARDED_BY(queue_mu_);
   std::atomic<size_t> queued_{0};
 
   base::Mutex wait_mu_;

@@ -91,6 +91,14 @@ bool Transfer::inFlight() const {
   return active_;
 }
 
+uint64_t Transfer::bytesLeft() const {
+  base::MutexLock lock(mu_);
+  const Plan& plan = setup_.plan;
+  return static_cast<uint64_t>(static_cast<double>(plan.bytes) *
+                               (static_cast<double>(plan.count - posted_) /
+                                static_cast<double>(plan.count)));
+}
+
 void Transfer::become(XferState next) {
   assert(mayBecome(state_.load(std::memory_order_relaxed), next));
   state_.store(next, std::memory_order_seq_cst);
@@ -131,7 +139,8 @@ Status Transfer::checkRegions() {
   return {};
 }
 
-Status Transfer::begin(std::optional<std::string> notification) {
+Status Transfer::begin(std::optional<std::string> notification,
+                       std::optional<std::chrono::nanoseconds> timeout) {
   base::MutexLock lock(mu_);
   if (active_)
     return Status(Errc::REPOST_ACTIVE,
@@ -153,9 +162,8 @@ Status Transfer::begin(std::optional<std::string> notification) {
   error_ = {};
   started_ns_ = moved_ns_ = base::nowNs();
   post_ns_ = ended_ns_ = 0;
-  deadline_ns_ = setup_.timeout.count() > 0
-                     ? started_ns_ + static_cast<uint64_t>(setup_.timeout.count())
-                     : UINT64_MAX;
+  const auto limit = timeout.value_or(setup_.timeout).count();
+  deadline_ns_ = limit > 0 ? started_ns_ + static_cast<uint64_t>(limit) : UINT64_MAX;
   become(XferState::POSTED);
   return {};
 }
@@ -212,7 +220,8 @@ bool Transfer::drive(uint64_t until_ns) {
     base::MutexLock lock(mu_);
     if (!result.has_value()) {
       stop_ = true;
-      if (error_.ok()) error_ = std::move(result).error();
+      if (error_.ok())
+        error_ = Status(result.error().code(), withObject(result.error().message()));
       if (reported_ == reported_before) {
         posted_ -= post.count;  // nothing of it was started
       } else {
@@ -263,15 +272,19 @@ void Transfer::settle(uint64_t first, uint64_t count, Errc status) {
   }
 }
 
+std::string Transfer::withObject(std::string_view reason) const {
+  const std::string call = fmt::format("engine {}: post: ", setup_.backend->name);
+  if (reason.starts_with(call)) reason.remove_prefix(call.size());  // said better below
+  return fmt::format("{}: {} \"{}\": {}", setup_.backend->name,
+                     setup_.plan.op == OpType::WRITE ? "WRITE to" : "READ from",
+                     setup_.peer ? setup_.peer->name : setup_.agent->name(), reason);
+}
+
 void Transfer::failed(Errc status, int32_t native, const char* text) {
   if (!error_.ok()) return;  // the first one says most
   const std::string_view words =
       text != nullptr && *text != '\0' ? std::string_view(text) : std::string_view(errcName(status));
-  std::string message(words);
-  if (!words.starts_with(setup_.backend->name))  // some engines say all of it themselves
-    message = fmt::format("{}: {} \"{}\": {}", setup_.backend->name,
-                          setup_.plan.op == OpType::WRITE ? "WRITE to" : "READ from",
-                          setup_.peer ? setup_.peer->name : setup_.agent->name(), words);
+  std::string message = withObject(words);
   if (native != 0) message += fmt::format(" (native code {})", native);
   // What fails because the user let the peer go is not the peer's doing.
   if (setup_.peer && !setup_.peer->gate.open() && !setup_.peer->down.load()) {
@@ -424,7 +437,7 @@ void Transfer::checkTime(uint64_t now_ns, uint64_t stall_ns) {
       code = Errc::TIMEOUT;
       text = fmt::format("transfer with \"{}\": its deadline of {} ms passed; {} of {} bytes had "
                          "moved, the rest is being cancelled",
-                         name, setup_.timeout.count() / 1'000'000, bytes_done_, setup_.plan.bytes);
+                         name, (deadline_ns_ - started_ns_) / 1'000'000, bytes_done_, setup_.plan.bytes);
     } else if (stall_ns != 0 && now_ns > moved_ns_ && now_ns - moved_ns_ >= stall_ns) {
       // (It may have been posted again since the caller looked at the clock.)
       code = Errc::STALLED;

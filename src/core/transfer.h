@@ -73,8 +73,12 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // Pieces are with the engine, or waiting to be handed to it.
   bool inFlight() const;
 
+  // What was not handed to the engine yet, about.
+  uint64_t bytesLeft() const;
+
   // Starts an attempt; drive() hands over its pieces.
-  Status begin(std::optional<std::string> notification);
+  Status begin(std::optional<std::string> notification,
+               std::optional<std::chrono::nanoseconds> timeout = {});
   // Hands pieces to the engine until all are, or the time is over. True: nothing is left to hand.
   bool drive(uint64_t until_ns);
   // The engine's report of pieces [first, first + count). Anything that does not fit is ignored.
@@ -106,6 +110,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // Ends those pieces of a slice that were not reported yet.
   void settle(uint64_t first, uint64_t count, Errc status) NIXL_REQUIRES(mu_);
   void record(uint64_t first, uint64_t count, Errc status) NIXL_REQUIRES(mu_);
+  // What happened, with the backend, the direction and the peer in front.
+  std::string withObject(std::string_view reason) const;
   void failed(Errc status, int32_t native, const char* text) NIXL_REQUIRES(mu_);
   // True for the one thread that is to call finish().
   bool claimFinish() NIXL_REQUIRES(mu_);

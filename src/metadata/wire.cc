@@ -422,4 +422,24 @@ Result<EnvelopeView> decodeEnvelope(std::string_view bytes) {
   return envelope;
 }
 
+// A control message: u8 word, 16 bytes of incarnation, u64 when it was made.
+std::string encodeControl(const Control& control) {
+  ByteWriter out;
+  out.u8(control.word);
+  out.raw(control.other.bytes.data(), control.other.bytes.size());
+  out.u64(control.created_unix_ns);
+  return out.take();
+}
+
+Result<Control> decodeControl(std::string_view bytes) {
+  ByteReader in(bytes);
+  Control control;
+  control.word = in.u8();
+  in.copy(control.other.bytes.data(), control.other.bytes.size());
+  control.created_unix_ns = in.u64();
+  if (!in.ok())
+    return {Errc::MISMATCH, fmt::format("control message of {} bytes is cut", bytes.size())};
+  return control;
+}
+
 }  // namespace nixl::metadata

@@ -105,4 +105,21 @@ std::string encodeEnvelope(const Envelope& envelope);
 // caller's to drop.
 Result<EnvelopeView> decodeEnvelope(std::string_view bytes);
 
+// What one library tells another, the payload of kEnvelopeControl: about two agents of one name.
+// Later versions may append to it.
+struct Control {
+  static constexpr uint8_t kReplaced = 1;   // the sender took `other` for the holder of your name
+  static constexpr uint8_t kStillHere = 2;  // the answer: the sender is alive all the same
+  static constexpr uint8_t kRival = 3;      // `other` holds your name too
+
+  uint8_t word = 0;
+  Incarnation other;
+  uint64_t created_unix_ns = 0;  // of `other`
+
+  bool operator==(const Control&) const = default;
+};
+
+std::string encodeControl(const Control& control);
+Result<Control> decodeControl(std::string_view bytes);  // MISMATCH: it is cut
+
 }  // namespace nixl::metadata

@@ -534,6 +534,19 @@ TEST(Envelope, CutShortIsRefused) {
     EXPECT_FALSE(decodeEnvelope(std::string_view(bytes).substr(0, length)).has_value()) << length;
 }
 
+TEST(Control, ComesBackAsItWasAndItsGoldenBytesStay) {
+  const Control sent{Control::kRival, {counting<16>(0x10)}, 258};
+  EXPECT_EQ(hexOf(encodeControl(sent)), "03101112131415161718191a1b1c1d1e1f0201000000000000\n");
+  EXPECT_EQ(*decodeControl(encodeControl(sent)), sent);
+  EXPECT_EQ(*decodeControl(encodeControl(sent) + "of a later version"), sent);
+}
+
+TEST(Control, CutShortIsRefused) {
+  const std::string bytes = encodeControl({Control::kReplaced, {}, 1});
+  for (size_t length = 0; length < bytes.size(); ++length)
+    EXPECT_FALSE(decodeControl(std::string_view(bytes).substr(0, length)).has_value()) << length;
+}
+
 TEST(Envelope, OfAnotherKindOfMessageIsRefused) {
   std::string bytes = encodeEnvelope({kEnvelopeNotification, "agent", {}, 1, "text"});
   EXPECT_EQ(decodeEnvelope(withByte(bytes, 0, 'x')).error().code(), Errc::MISMATCH);

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import socket
 import threading
 import time
 
@@ -73,6 +74,62 @@ def pin(state, cores):
             os.sched_setaffinity(int(thread), cores)
         except ProcessLookupError:
             pass  # it ended meanwhile
+
+
+def wait_for_event(state, kind, peer, message=None, seconds=DEADLINE):
+    """The first event of that kind about that peer, with that message; those before it are gone."""
+
+    def look():
+        for event in state.agent.events():
+            if (event.kind, event.peer) == (kind, peer) and message in (None, event.message):
+                return event
+        return None
+
+    return until(look, f"the event {kind} of {peer}", seconds)
+
+
+def covered(state, peer, rows):
+    return state.agent.check_remote_metadata(peer, state.agent.get_xfer_descs(rows, "DRAM"))
+
+
+def register_more(state, size, with_connection=True):
+    """Registers an array more; returns partial metadata of it, and its row."""
+    state.more = np.zeros(size, np.uint8)
+    descs = state.agent.register_memory([state.more])
+    blob = state.agent.get_partial_agent_metadata(descs, inc_conn_info=with_connection)
+    return blob, (state.more.__array_interface__["data"][0], size, 0)
+
+
+def load_without_ucx(state, blob):
+    with nixl_agent("without", nixl_agent_config(backends=["LOOPBACK"])) as agent:
+        try:
+            agent.add_remote_agent(blob)
+        finally:
+            assert not agent.check_remote_metadata("b")
+
+
+def cut_connections(state):
+    """Ends every TCP connection of this process, as a network would; returns how many."""
+    cut = 0
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as copy:
+                if copy.family in (socket.AF_INET, socket.AF_INET6):
+                    copy.getpeername()
+                    copy.shutdown(socket.SHUT_RDWR)
+                    cut += 1
+        except OSError:
+            pass  # no socket, or not connected
+    return cut
+
+
+def load_often(state, blob, times):
+    return [state.agent.add_remote_agent(blob) for _ in range(times)]
+
+
+def resident_bytes(state):
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # --- bytes ----------------------------------------------------------------------------------------

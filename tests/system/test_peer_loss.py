@@ -7,69 +7,7 @@ import pytest
 import nixl._bindings as nb
 import steps
 from processes import DEADLINE
-
-TCP = {"UCX_TLS": "tcp"}
-BIG = 256 << 20
-SMALL = 1 << 20
-
-
-class Side:
-    """A process and what others need to reach its agent."""
-
-    def __init__(self, start, name, size, env=TCP, label=None, **config):
-        self.peer = start(label or name, env=env)
-        self.name = name
-        self.size = size
-        self.blob, self.base = self.peer(steps.create, name, size, **config)
-
-    @property
-    def row(self):
-        return [(self.base, self.size, 0)]
-
-    def behind(self, offset):
-        return [(self.base + offset, self.size - offset, 0)]
-
-    def meet(self, other):
-        self.peer(steps.load, other.blob)
-        other.peer(steps.load, self.blob)
-
-
-def known(side, name):
-    return side.peer(steps.call, "check_remote_metadata", name)
-
-
-def move(side, other, size=SMALL):
-    """Proves that bytes still go there and back."""
-    ours, theirs = [(side.base, size, 0)], [(other.base, size, 0)]
-    side.peer(steps.fill, 1, size)
-    other.peer(steps.fill, 2, size)
-    side.peer(steps.move, "WRITE", other.name, ours, theirs)
-    other.peer(steps.verify, 2, 1, ([0], [0], size), size)
-    other.peer(steps.fill, 3, size)
-    side.peer(steps.move, "READ", other.name, ours, theirs)
-    side.peer(steps.verify, 1, 3, ([0], [0], size), size)
-
-
-def fails(call, *args):
-    """Runs it, and returns the failure, which must be the library's and say something."""
-    with pytest.raises(steps.NIXL_ERRORS) as caught:
-        call(*args)
-    assert caught.value.sentence, caught.value
-    return caught.value
-
-
-def gone(side, name, failure):
-    """The failure is that of a lost peer, and what was known of the peer is void."""
-    assert isinstance(failure, nb.nixlRemoteDisconnectError), failure
-    assert name in failure.sentence
-    assert not known(side, name)
-    for call in (
-        lambda: side.peer(steps.prepare_side, "new", name, [(4096, 8, 0)]),
-        lambda: side.peer(steps.notify, name, [b"hello"]),
-        lambda: side.peer(steps.call, "make_connection", name),
-    ):
-        assert isinstance(fails(call), nb.nixlNotFoundError)
-
+from parties import BIG, SMALL, TCP, Side, fails, gone, known, move
 
 # --- killed ---------------------------------------------------------------------------------------
 
@@ -152,54 +90,6 @@ def test_a_message_to_a_peer_that_died_fails_in_the_end(start):
         time.sleep(0.05)
 
 
-# --- started anew ---------------------------------------------------------------------------------
-
-
-def restarted(start, before):
-    """A new process with an agent of the same name."""
-    return Side(start, before.name, before.size, label=f"{before.name}, started anew")
-
-
-def test_a_peer_that_starts_anew_takes_over(start):
-    """Nobody noticed that the former one died."""
-    a, b = Side(start, "a", SMALL), Side(start, "b", SMALL)
-    a.meet(b)
-    move(a, b)
-    a.peer(steps.prepare, "x", "WRITE", "b", a.row, b.row)
-    b.peer.kill()
-    again = restarted(start, b)
-    a.meet(again)
-    move(a, again)
-    assert isinstance(fails(a.peer, steps.post, "x"), nb.nixlNotFoundError)
-    assert isinstance(fails(a.peer, steps.load, b.blob), nb.nixlNotAllowedError)
-    assert ("PEER_REPLACED", "b") in [event[:2] for event in a.peer(steps.events)]
-    move(a, again)
-
-
-def test_a_peer_that_starts_anew_takes_over_after_its_loss_was_seen(start):
-    a, b = Side(start, "a", SMALL), Side(start, "b", SMALL)
-    a.meet(b)
-    a.peer(steps.prepare, "x", "WRITE", "b", a.row, b.row)
-    b.peer.kill()
-    gone(a, "b", fails(a.peer, steps.repeat_until_it_fails, "x"))
-    again = restarted(start, b)
-    a.meet(again)
-    move(a, again)
-    assert isinstance(fails(a.peer, steps.load, b.blob), nb.nixlNotAllowedError)
-    move(a, again)
-
-
-def test_what_was_saved_of_an_incarnation_is_good_while_it_lives(start):
-    a, b = Side(start, "a", SMALL), Side(start, "b", SMALL)
-    a.meet(b)
-    move(a, b)
-    a.peer(steps.call, "remove_remote_agent", "b")
-    assert not known(a, "b")
-    for _ in range(3):
-        a.peer(steps.load, b.blob)
-    move(a, b)
-
-
 # --- stopped --------------------------------------------------------------------------------------
 
 
@@ -218,7 +108,12 @@ def test_a_peer_that_is_stopped_and_goes_on_later(start):
     move(a, c)
     b.peer.go_on()
     a.peer(steps.release, "x")
-    move(a, b)
+    for attempt in range(20):  # what was under way to b goes first, which may take its time
+        try:
+            move(a, b)
+            break
+        except nb.nixlStalledError:
+            assert attempt < 19
 
 
 @pytest.mark.parametrize("op", ["WRITE", "READ"])

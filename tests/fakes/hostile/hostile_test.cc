@@ -130,7 +130,7 @@ TEST(Hostile, PostFails) {
   const Transfer transfer = scene.prepare();
   EXPECT_EQ(scene.run(transfer), XferState::FAILED);
   EXPECT_EQ(scene.agent.transferError(transfer), Errc::BACKEND);
-  EXPECT_EQ(errorOf(scene.agent, transfer), "engine HOSTILE: post: it was asked to fail once");
+  EXPECT_EQ(errorOf(scene.agent, transfer), "HOSTILE: WRITE to \"a\": it was asked to fail once");
   EXPECT_EQ(scene.run(transfer), XferState::DONE);
 }
 
@@ -170,10 +170,13 @@ TEST(Hostile, TheNotificationOfATransferFails) {
   EXPECT_NE(errorOf(scene.agent, transfer).find("it was asked to fail once"), std::string::npos);
 }
 
+// Whether connecting or loading a key fails: the first of these is told at once, the second is tried
+// again when the key is needed.
 class FailingMeeting : public testing::TestWithParam<const char*> {};
 
 TEST_P(FailingMeeting, IsToldAndMayBeRepeated) {
-  Scene scene({{"fail", GetParam()}}), other({}, "b");
+  const std::string call = GetParam();
+  Scene scene({{"fail", call}}), other({}, "b");
   scene.registerBoth();
   other.registerBoth();
   const std::string metadata = other.agent.metadata();
@@ -183,7 +186,9 @@ TEST_P(FailingMeeting, IsToldAndMayBeRepeated) {
     scene.agent.loadMetadata(metadata);
     return scene.agent.prepareTransfer(OpType::WRITE, here, there, "b", "HOSTILE");
   };
-  EXPECT_EQ(failureOf([&] { meet(); }).code, Errc::BACKEND);
+  if (call == "connect") {
+    EXPECT_EQ(failureOf([&] { meet(); }).code, Errc::BACKEND);
+  }
   EXPECT_EQ(scene.run(meet()), XferState::DONE);
   EXPECT_EQ(other.to, scene.from);
 }
