@@ -1,6 +1,6 @@
 # Everything is done by the scripts in dev/; this file only names them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build bench test check clean
+.PHONY: help setup build bench test check wheel pythons clients clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -20,5 +20,14 @@ test:  ## set up, build, and run every test
 check:  ## the quick checks of the sources alone
 	@dev/check
 
+wheel: build  ## make a wheel, in dist/
+	@dev/wheel
+
+pythons: build  ## run the Python tests with every Python that this machine has
+	@dev/pythons
+
+clients:  ## run other people's programs on the package (downloads gigabytes; docs/clients.md)
+	@dev/clients
+
 clean:  ## remove what was built, and the .venv
-	rm -rf build .venv
+	rm -rf build build-* dist .venv

@@ -41,7 +41,7 @@ std::string blobOf(const std::string& agent, size_t connection_bytes = 10) {
 }
 
 // Remembers what it is told.
-class FakeHost : public Exchange::Host {
+class FakeHost final : public Exchange::Host {
  public:
   explicit FakeHost(std::string metadata = {}) : metadata_(std::move(metadata)) {}
 
