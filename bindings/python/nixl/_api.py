@@ -12,17 +12,33 @@ import pickle
 import sys
 from collections import namedtuple
 
-from nixl import _bindings as nixlBind
+from nixl import _bindings
 from nixl.logging import get_logger
+
+nixlBind = _bindings  # as programs import it from here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+    from typing import (
+        Any,
+        AsyncIterator,
+        Dict,
+        Iterable,
+        List,
+        NamedTuple,
+        Optional,
+        Sequence,
+        Tuple,
+        TypeVar,
+        Union,
+        overload,
+    )
 
     import numpy as np
 
     Name = Union[str, bytes]
     Message = Union[str, bytes, bytearray]
+    _H = TypeVar("_H", bound="_handle")
 
 logger = get_logger(__name__.rpartition(".")[2])
 
@@ -41,6 +57,14 @@ __all__ = [
 
 _SUCCESS = nixlBind.NIXL_SUCCESS
 _IN_PROG = nixlBind.NIXL_IN_PROG
+
+_plain = nixlBind._plain
+
+# What a handle belonged to went with its agent, or is the parent process's.
+_GONE = (nixlBind.nixlShutDownError, nixlBind.nixlForkedError)
+
+_DEFAULT_BACKENDS = ("UCX",)
+_ALL_BACKENDS: List[int] = []  # none is named: all that fit. Never changed.
 
 # What `num_threads` of the configuration is called by the backends that know it.
 _THREADS_OPTION = {
@@ -82,7 +106,7 @@ class nixl_agent_config:
         listen_port: int = DEFAULT_COMM_PORT,
         capture_telemetry: bool = False,
         num_threads: int = 0,
-        backends: Iterable[str] = ("UCX",),
+        backends: Iterable[str] = _DEFAULT_BACKENDS,
         sync_mode: Optional[nixl_thread_sync_t] = None,
         *,
         enable_listen: Optional[bool] = None,
@@ -93,7 +117,8 @@ class nixl_agent_config:
             raise TypeError(
                 f"sync_mode must be a nixl_thread_sync_t or None, not {type(sync_mode).__name__}"
             )
-        self.backends = list(backends)
+        # The very list that was given: programs add to theirs afterwards.
+        self.backends: Any = list(backends) if backends is _DEFAULT_BACKENDS else backends
         self.enable_pthread = enable_prog_thread
         self.enable_listen = enable_listen_thread if enable_listen is None else enable_listen
         self.port = listen_port
@@ -109,29 +134,27 @@ class nixl_agent_config:
 class _handle:
     """A number of the library's that gives itself back. Use as a context manager, or release()."""
 
-    __slots__ = ("_handle", "_agent", "_released")
+    # These are made for every transfer: what they do is written out rather than shared by calls.
+    __slots__ = ("_handle", "_agent", "_released", "_owners")
 
-    def __init__(self, agent: nixlBind.nixlAgent, handle: int) -> None:
-        self._handle = handle
-        self._agent = agent
-        self._released = False
-
-    def _give_back(self) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+        _agent: nixlBind.nixlAgent
+        _handle: int
+        _released: bool
+        _owners: Any
 
     def release(self) -> None:
         """Gives the handle back. Again does nothing."""
-        if not self._released:
-            try:
-                self._give_back()
-            except (nixlBind.nixlShutDownError, nixlBind.nixlForkedError):
-                pass  # it went with its agent, or is the parent process's
-            self._released = True
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(0x{self._handle:x}, released={self._released})"
 
-    def __enter__(self):
+    def __reduce__(self) -> Any:
+        # Two owners of one number would give it back twice.
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
+
+    def __enter__(self: _H) -> _H:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -139,7 +162,8 @@ class _handle:
 
     def __del__(self) -> None:
         try:
-            self.release()
+            if not self._released:
+                self.release()
         except Exception:
             pass  # an interpreter that ends, or a process that was forked
 
@@ -147,10 +171,30 @@ class _handle:
 class nixl_prepped_dlist_handle(_handle):
     """One side of transfers to come. May be released as soon as the transfers are made."""
 
-    __slots__ = ()
+    __slots__ = ("_read_only",)
 
-    def _give_back(self) -> None:
-        self._agent.releasedDlistH(self._handle)
+    def __init__(
+        self,
+        agent: nixlBind.nixlAgent,
+        handle: int,
+        owners: Any = None,  # whose memory this refers to: alive as long as this is
+        read_only: bool = False,
+    ) -> None:
+        self._handle = handle
+        self._agent = agent
+        self._released = False
+        self._owners = owners
+        self._read_only = read_only
+
+    def release(self) -> None:
+        """Gives the handle back. Again does nothing."""
+        if not self._released:
+            try:
+                self._agent.releasedDlistH(self._handle)
+            except _GONE:
+                pass
+            self._released = True
+            self._owners = None
 
 
 class nixl_xfer_handle(_handle):
@@ -158,31 +202,106 @@ class nixl_xfer_handle(_handle):
 
     __slots__ = ()
 
-    def _give_back(self) -> None:
-        self._agent.releaseXferReq(self._handle)
+    def __init__(self, agent: nixlBind.nixlAgent, handle: int, owners: Any = None) -> None:
+        self._handle = handle
+        self._agent = agent
+        self._released = False
+        self._owners = owners
+
+    def release(self) -> None:
+        """Gives the handle back. Again does nothing."""
+        if not self._released:
+            try:
+                self._agent.releaseXferReq(self._handle)
+            except _GONE:
+                pass
+            self._released = True
+            self._owners = None
+
+    def cancel(self) -> None:
+        """Asks the transfer to stop, see nixl_agent.cancel_xfer()."""
+        self._agent.cancelXferReq(self._handle)
+
+    def quiesce(self, timeout: float = 1.0) -> None:
+        """Cancels, and returns once no byte can land any more, see nixl_agent.quiesce_xfer()."""
+        self._agent.quiesceXferReq(self._handle, timeout)
 
 
-nixl_event = namedtuple(
-    "nixl_event", "kind peer incarnation transfer code text message", module=__name__
-)
-nixl_event.__doc__ = "What happened without being asked for, see nixl_agent.events()."
+if TYPE_CHECKING:
 
-nixl_piece_status = namedtuple(
-    "nixl_piece_status", "pieces done failed bytes_done status", module=__name__
-)
-nixl_piece_status.__doc__ = "How far a transfer got, see nixl_agent.piece_status()."
+    class nixl_event(NamedTuple):
+        kind: str  # "PEER_UP", "TRANSFER_FAILED", ...
+        peer: str
+        incarnation: str  # 32 hexadecimal digits; "" where unknown
+        transfer: int  # the handle's number; 0: not about a transfer
+        code: nixlBind.nixl_status_t
+        text: str
+        message: bytes  # "REMOTE_FAILURE": the notification that will not come
+
+    class nixl_piece_status(NamedTuple):
+        pieces: int  # after merging
+        done: int
+        failed: int
+        bytes_done: int
+        status: List[int]  # one of nixl_status_t for each piece
+
+else:
+    nixl_event = namedtuple(
+        "nixl_event", "kind peer incarnation transfer code text message", module=__name__
+    )
+    nixl_event.__doc__ = "What happened without being asked for, see nixl_agent.events()."
+    nixl_piece_status = namedtuple(
+        "nixl_piece_status", "pieces done failed bytes_done status", module=__name__
+    )
+    nixl_piece_status.__doc__ = "How far a transfer got, see nixl_agent.piece_status()."
 
 
-def _class_of(module: str, name: str):
+class _registration:
+    """Memory that is registered as long as a ``with`` block lasts."""
+
+    __slots__ = ("_agent", "_descs", "_backends")
+
+    def __init__(
+        self, agent: nixl_agent, descs: nixlBind.nixlRegDList, backends: Sequence[str]
+    ) -> None:
+        self._agent = agent
+        self._descs = descs
+        self._backends = backends
+
+    def __enter__(self) -> nixlBind.nixlRegDList:
+        return self._descs
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self._agent.deregister_memory(self._descs, self._backends)
+        except (nixlBind.nixlShutDownError, nixlBind.nixlForkedError):
+            pass  # it went with its agent, or is the parent process's
+
+
+def _class_of(module: str, name: str) -> Any:
     """A class of a module that somebody else imported, for isinstance(); () when nobody did."""
     return getattr(sys.modules.get(module), name, ())
 
 
-def _made(descs: Any) -> Any:
-    """`descs`, unless nothing could be made of what the user gave."""
-    if descs is None:
-        raise TypeError("these descriptors cannot be used; the log says why")
-    return descs
+def _exports(memory: Any) -> bool:
+    """Whether an object speaks DLPack, as arrays and tensors of most libraries do."""
+    return hasattr(type(memory), "__dlpack__") and hasattr(type(memory), "__dlpack_device__")
+
+
+# DLPack's kinds of devices that the processor can reach: memory of its own, and pinned for GPUs.
+_HOST_DEVICES = (1, 3, 11)
+_GPU_DEVICES = (2, 10, 13)  # CUDA, ROCm, CUDA managed
+
+
+class _Unusable(TypeError):
+    """No descriptors can be made of what the user gave; the text says why."""
+
+
+def _refuse_to_write(operation: str) -> None:
+    raise ValueError(
+        f"a {operation} writes to the {'local' if operation == 'READ' else 'remote'} side, and some "
+        "of the memory there is read-only; give writable arrays"
+    )
 
 
 class nixl_agent:
@@ -212,11 +331,11 @@ class nixl_agent:
         self._backend_params = getattr(conf, "backend_params", {})
 
         native = nixlBind.nixlAgentConfig()
-        native.useProgThread = bool(conf.enable_pthread)
-        native.useListenThread = bool(conf.enable_listen)
+        native.useProgThread = conf.enable_pthread
+        native.useListenThread = conf.enable_listen
         native.listenPort = operator.index(conf.port)
-        native.captureTelemetry = bool(conf.capture_telemetry)
-        native.numThreads = max(0, conf.num_threads)
+        native.captureTelemetry = conf.capture_telemetry
+        native.numThreads = min(max(0, operator.index(conf.num_threads)), 0xFFFFFFFF)
         native.useStore = getattr(conf, "use_etcd", None)
         if conf.sync_mode is not None:
             native.syncMode = conf.sync_mode.value
@@ -280,15 +399,16 @@ class nixl_agent:
                 pass  # the agent may be gone, or forked
 
     def _handles(self, backends: Sequence[str]) -> List[int]:
-        return [self.backends[name] for name in backends] if backends else []
+        if backends == ():
+            return _ALL_BACKENDS
+        return [self.backends[name] for name in backends]
 
     # --- plugins and backends -------------------------------------------------------------------
 
     def _look_at_plugin(self, backend: str) -> None:
-        if backend not in self.plugin_b_options:
-            params, mems = self.agent.getPluginParams(backend)
-            self.plugin_b_options[backend] = params
-            self.plugin_mem_types[backend] = mems
+        params, mems = self.agent.getPluginParams(backend)
+        self.plugin_b_options[backend] = params
+        self.plugin_mem_types[backend] = mems
 
     def get_plugin_list(self) -> List[str]:
         """Names of the plugins found when the agent was made, loadable or not."""
@@ -296,20 +416,22 @@ class nixl_agent:
 
     def get_plugin_mem_types(self, backend: str) -> List[str]:
         """Kinds of memory of a plugin, like ``"DRAM_SEG"``; none when it cannot be loaded."""
-        try:
-            self._look_at_plugin(backend)
-        except Exception as error:
-            logger.warning("the memory kinds of plugin %s are not known: %s", backend, error)
-            return []
+        if backend not in self.plugin_mem_types:
+            try:
+                self._look_at_plugin(backend)
+            except Exception as error:
+                logger.warning("the memory kinds of plugin %s are not known: %s", backend, error)
+                return []
         return self.plugin_mem_types[backend]
 
     def get_plugin_params(self, backend: str) -> Dict[str, str]:
         """Options of a plugin with their defaults; none when it cannot be loaded."""
-        try:
-            self._look_at_plugin(backend)
-        except Exception as error:
-            logger.warning("the options of plugin %s are not known: %s", backend, error)
-            return {}
+        if backend not in self.plugin_b_options:
+            try:
+                self._look_at_plugin(backend)
+            except Exception as error:
+                logger.warning("the options of plugin %s are not known: %s", backend, error)
+                return {}
         return self.plugin_b_options[backend]
 
     def get_backend_mem_types(self, backend: str) -> List[str]:
@@ -328,7 +450,8 @@ class nixl_agent:
 
     def create_backend(self, backend: str, initParams: Optional[Dict[str, str]] = None) -> None:
         """Starts a backend. Options given here win over ``backend_params`` of the configuration."""
-        params = {**self._backend_params.get(backend, {}), **(initParams or {})}
+        own = {} if initParams is None else initParams
+        params = {**self._backend_params.get(backend, {}), **own}
         handle = self.agent.createBackend(backend, params)
         self.backends[backend] = handle
         options, mems = self.agent.getBackendParams(handle)
@@ -344,14 +467,18 @@ class nixl_agent:
         """What a transfer covers, as a list of the library.
 
         :param descs: tuples (address, length, device) or a C-contiguous N x 3 array of 64 bit
-            integers, both with ``mem_type``; or memory itself: a tensor, a NumPy array, or a list
-            of either.
-        :return: None, and a line in the log, for what it cannot be made of.
+            integers, both with ``mem_type``; or contiguous memory itself: a tensor, a NumPy array,
+            an object that speaks DLPack, or a list of one of these. Lengths are bytes.
+        :param mem_type: ``"DRAM"``, ``"VRAM"``, ``"FILE"``, ``"BLOCK"`` or ``"OBJ"``; memory
+            itself knows its kind.
+        :return: None, and a line in the log, for what it cannot be made of. The list keeps memory
+            that was given itself alive, and so does every handle that is made of it.
         """
-        if isinstance(descs, nixlBind.nixlRegDList):
-            logger.error("a registration list is no transfer list; its trim() gives one")
+        try:
+            return self._xfer_list(descs, mem_type)
+        except _Unusable as why:
+            logger.error("%s", why)
             return None
-        return self._as_list(nixlBind.nixlXferDList, 3, descs, mem_type)
 
     def get_reg_descs(
         self, descs: Any, mem_type: Optional[str] = None
@@ -361,10 +488,11 @@ class nixl_agent:
         Like get_xfer_descs(), but tuples have a fourth member: text or bytes for the backend, often
         empty.
         """
-        if isinstance(descs, nixlBind.nixlXferDList):
-            logger.error("a transfer list is no registration list: it lacks the meta information")
+        try:
+            return self._reg_list(descs, mem_type)
+        except _Unusable as why:
+            logger.error("%s", why)
             return None
-        return self._as_list(nixlBind.nixlRegDList, 4, descs, mem_type)
 
     def get_remote_descs(
         self, descs: Any, mem_type: Optional[str] = None
@@ -372,30 +500,42 @@ class nixl_agent:
         """Ranges of several peers for a memory view: tuples (address, length, device, peer)."""
         if isinstance(descs, nixlBind.nixlRemoteDList):
             return descs
-        if mem_type is not None and isinstance(descs, list) and len(descs[0]) == 4:
+        first = descs[0]
+        if isinstance(first, tuple) and len(first) == 4 and mem_type is not None:
             return nixlBind.nixlRemoteDList(self.nixl_mems[mem_type], descs)
         logger.error("a remote list is made of tuples of 4 members and a mem_type")
         return None
 
+    def _xfer_list(self, descs: Any, mem_type: Optional[str]) -> nixlBind.nixlXferDList:
+        if isinstance(descs, nixlBind.nixlRegDList):
+            raise _Unusable("a registration list is no transfer list; its trim() gives one")
+        made: nixlBind.nixlXferDList = self._as_list(nixlBind.nixlXferDList, 3, descs, mem_type)
+        return made
+
+    def _reg_list(self, descs: Any, mem_type: Optional[str]) -> nixlBind.nixlRegDList:
+        if isinstance(descs, nixlBind.nixlXferDList):
+            raise _Unusable(
+                "a transfer list is no registration list: it lacks the meta information"
+            )
+        made: nixlBind.nixlRegDList = self._as_list(nixlBind.nixlRegDList, 4, descs, mem_type)
+        return made
+
     def _as_list(self, cls: Any, members: int, descs: Any, mem_type: Optional[str]) -> Any:
         if isinstance(descs, cls):
             return descs
-        first = descs[0]
         arrays, tensors = _class_of("numpy", "ndarray"), _class_of("torch", "Tensor")
+        if _exports(descs) and not isinstance(descs, (arrays, tensors)):
+            return self._of_exporters(cls, [descs], mem_type)
+        first = descs[0]
 
         if isinstance(first, tuple):
             if mem_type is None:
-                logger.error("tuples need a mem_type beside them")
-                return None
+                raise _Unusable("tuples need a mem_type beside them")
             if len(first) != members:
-                logger.error(
-                    "descriptor 0 has %d members; %s takes tuples of %d%s",
-                    len(first),
-                    cls.__name__,
-                    members,
-                    " (register_memory() takes 3 as well)" if members == 4 else "",
+                raise _Unusable(
+                    f"descriptor 0 has {len(first)} members; {cls.__name__} takes tuples of "
+                    f"{members}" + (" (register_memory() takes 3 as well)" if members == 4 else "")
                 )
-                return None
             return cls(self.nixl_mems[mem_type], descs)
 
         if isinstance(descs, arrays):
@@ -406,13 +546,10 @@ class nixl_agent:
                 table and descs.dtype.kind in "iu" and descs.itemsize == 8
             ):
                 return self._of_arrays(cls, [descs])
-            logger.error(
+            raise _Unusable(
                 "an array is memory to move, or with a mem_type an N x 3 table of descriptors; "
-                "this one has shape %s and type %s",
-                descs.shape,
-                descs.dtype,
+                f"this one has shape {descs.shape} and type {descs.dtype}"
             )
-            return None
         if isinstance(descs, tensors):
             return self._of_tensors(cls, [descs])
         if isinstance(first, tensors):
@@ -420,28 +557,31 @@ class nixl_agent:
         if isinstance(first, arrays):
             if mem_type is None or self.nixl_mems[mem_type] is nixlBind.DRAM_SEG:
                 return self._of_arrays(cls, descs)
-            logger.error("arrays are host memory, not %s", mem_type)
-            return None
-        logger.error("a %s holds no descriptors that %s takes", type(descs).__name__, cls.__name__)
-        return None
+            raise _Unusable(f"arrays are host memory, not {mem_type}")
+        if _exports(first):
+            return self._of_exporters(cls, descs, mem_type)
+        raise _Unusable(f"a {type(descs).__name__} holds no descriptors that {cls.__name__} takes")
 
-    def _of_memory(self, cls: Any, kind: Any, ranges: List[Tuple], owners: Sequence[Any]) -> Any:
+    def _of_memory(
+        self, cls: Any, kind: Any, ranges: List[Any], owners: Sequence[Any], read_only: bool = False
+    ) -> Any:
         if cls is nixlBind.nixlRegDList:
-            descs = cls(kind, [(*r, b"") for r in ranges])
-            descs._owners = list(owners)
-            return descs
-        return cls(kind, ranges)
+            ranges = [(*r, b"") for r in ranges]
+        descs = cls(kind, ranges)
+        descs._owners = list(owners)
+        descs._read_only = read_only
+        return descs
 
     def _of_tensors(self, cls: Any, tensors: Sequence[Any]) -> Any:
         device = tensors[0].get_device()
         ranges = []
         for tensor in tensors:
             if not tensor.is_contiguous():
-                logger.error("a tensor that is not contiguous cannot be moved")
-                return None
+                raise _Unusable(
+                    "a tensor that is not contiguous cannot be moved; its contiguous() gives a copy"
+                )
             if tensor.get_device() != device:
-                logger.error("tensors of one list must be on one device")
-                return None
+                raise _Unusable("tensors of one list must be on one device")
             ranges.append(
                 (tensor.data_ptr(), tensor.numel() * tensor.element_size(), max(0, device))
             )
@@ -450,12 +590,46 @@ class nixl_agent:
 
     def _of_arrays(self, cls: Any, arrays: Sequence[np.ndarray]) -> Any:
         ranges = []
+        read_only = False
         for array in arrays:
             if not array.flags["C_CONTIGUOUS"]:
-                logger.error("an array that is not C-contiguous cannot be moved")
-                return None
-            ranges.append((array.__array_interface__["data"][0], array.nbytes, 0))
-        return self._of_memory(cls, nixlBind.DRAM_SEG, ranges, arrays)
+                raise _Unusable(
+                    "an array that is not C-contiguous cannot be moved; "
+                    "numpy.ascontiguousarray() gives a copy"
+                )
+            address, fixed = array.__array_interface__["data"]
+            ranges.append((address, array.nbytes, 0))
+            read_only = read_only or fixed
+        return self._of_memory(cls, nixlBind.DRAM_SEG, ranges, arrays, read_only)
+
+    def _of_exporters(self, cls: Any, exporters: Sequence[Any], mem_type: Optional[str]) -> Any:
+        ranges = []
+        owners = []
+        kinds = set()
+        read_only = False
+        for exporter in exporters:
+            name = type(exporter).__name__
+            if not _exports(exporter):
+                raise _Unusable(f"a {name} does not speak DLPack, as others of the list do")
+            where = int(exporter.__dlpack_device__()[0])
+            if where not in _HOST_DEVICES + _GPU_DEVICES:
+                raise _Unusable(
+                    f"a {name} lies on a device of DLPack's kind {where}, which is not known here"
+                )
+            facts = nixlBind._dlpack_memory(exporter)
+            address, length, _, device, contiguous, fixed, keeper = facts
+            if not contiguous:
+                raise _Unusable(f"a {name} that is not contiguous cannot be moved; copy it first")
+            kinds.add(nixlBind.DRAM_SEG if where in _HOST_DEVICES else nixlBind.VRAM_SEG)
+            ranges.append((address, length, 0 if where in _HOST_DEVICES else device))
+            owners.append((exporter, keeper))
+            read_only = read_only or fixed
+        if len(kinds) != 1:
+            raise _Unusable("memory of one list must all be the host's or all be GPUs'")
+        kind = kinds.pop()
+        if mem_type is not None and self.nixl_mems[mem_type] is not kind:
+            raise _Unusable(f"this memory is {kind.name[:4]}, not {mem_type}")
+        return self._of_memory(cls, kind, ranges, owners, read_only)
 
     def get_serialized_descs(self, descs: Any) -> bytes:
         """A list as bytes, which other agents read, upstream's too."""
@@ -473,18 +647,32 @@ class nixl_agent:
         """Makes memory known to the backends, all that take its kind or the named ones.
 
         :param reg_list: what get_reg_descs() takes, and tuples without meta information.
+        :param backends: names; none for all that take this kind of memory.
         :return: the list to deregister. Arrays and tensors live on until then.
+        :raises TypeError: no descriptors can be made of it; the text says why.
+        :raises nixlNotFoundError: no backend takes this kind of memory.
+        :raises nixlBackendError: none of those that take it could register it.
         """
         if isinstance(reg_list, list) and mem_type is not None:
             first = reg_list[0]
             if isinstance(first, tuple) and len(first) == 3:
                 reg_list = [(*r, b"") if len(r) == 3 else r for r in reg_list]
-        descs = _made(self.get_reg_descs(reg_list, mem_type))
+        descs = self._reg_list(reg_list, mem_type)
         self.agent.registerMem(descs, self._handles(backends))
         if descs._owners is not None:
             for key, owner in zip(self._keys(descs), descs._owners):
                 self._kept.setdefault(key, []).append(owner)
         return descs
+
+    def registered(
+        self, reg_list: Any, mem_type: Optional[str] = None, backends: Sequence[str] = ()
+    ) -> _registration:
+        """register_memory() for a ``with`` block, which gives the list and ends with taking back.
+
+        Handles of transfers with that memory are released, or at least quiesced, before the end.
+        """
+        descs = self.register_memory(reg_list, mem_type, backends)
+        return _registration(self, descs, backends)
 
     def deregister_memory(
         self, dereg_list: nixlBind.nixlRegDList, backends: Sequence[str] = ()
@@ -508,7 +696,7 @@ class nixl_agent:
         self, reg_list: Any, backend: str, mem_type: Optional[str] = None
     ) -> List[Optional[Dict[str, str]]]:
         """Facts about stored things, such as their size: one entry each, None where there is none."""
-        descs = _made(self.get_reg_descs(reg_list, mem_type))
+        descs = self._reg_list(reg_list, mem_type)
         if backend not in self.backends:
             raise ValueError(
                 f"this agent has no backend {backend!r}; there are {sorted(self.backends)}"
@@ -549,10 +737,11 @@ class nixl_agent:
                 side = self.agent.prepXferDlist(
                     agent_name, self.nixl_mems[mem_type], xfer_list, handles
                 )
-                return nixl_prepped_dlist_handle(self.agent, side)
-        descs = _made(self.get_xfer_descs(xfer_list, mem_type))
+                return nixl_prepped_dlist_handle(self.agent, side, self._kept)
+        descs = self._xfer_list(xfer_list, mem_type)
+        side = self.agent.prepXferDlist(agent_name, descs, handles)
         return nixl_prepped_dlist_handle(
-            self.agent, self.agent.prepXferDlist(agent_name, descs, handles)
+            self.agent, side, (self._kept, descs._owners), descs._read_only
         )
 
     def make_prepped_xfer(
@@ -565,13 +754,27 @@ class nixl_agent:
         notif_msg: Message = b"",
         backends: Sequence[str] = (),
         skip_desc_merge: bool = False,
+        timeout: Optional[float] = None,
     ) -> nixl_xfer_handle:
         """A transfer between equally many ranges of two prepared sides, chosen by position.
 
-        ``"READ"`` copies from the remote to the local side, ``"WRITE"`` the other way. int32 arrays
-        are read in place.
+        :param operation: ``"READ"`` copies from the remote to the local side, ``"WRITE"`` the other
+            way.
+        :param local_indices: N positions, of any integer type; int32 arrays are read in place.
+        :param remote_indices: as many of the other side; repeating is fine on either.
+        :param notif_msg: sent to the peer behind the data of each post; empty for none.
+        :param backends: names of those that may carry it; none for all.
+        :param skip_desc_merge: neighbours stay descriptors of their own.
+        :param timeout: seconds that each post may take, else it fails with nixlTimeoutError and is
+            cancelled; None for any time.
+        :raises nixlInvalidParamError: an index that is none, counts or lengths that differ, sides
+            that are swapped or have no backend in common.
+        :raises nixlNotFoundError: the peer was removed or loaded anew since its side was prepared.
+        :raises ValueError: memory that would be written is known to be read-only.
         """
         op = self.nixl_ops[operation]
+        if (local_xfer_side if operation == "READ" else remote_xfer_side)._read_only:
+            _refuse_to_write(operation)
         agent = self.agent
         request = agent.makeXferReq(
             op,
@@ -582,8 +785,9 @@ class nixl_agent:
             notif_msg,
             self._handles(backends),
             skip_desc_merge,
+            timeout,
         )
-        return nixl_xfer_handle(agent, request)
+        return nixl_xfer_handle(agent, request, (local_xfer_side._owners, remote_xfer_side._owners))
 
     def initialize_xfer(
         self,
@@ -593,38 +797,114 @@ class nixl_agent:
         remote_agent: Name,
         notif_msg: Message = b"",
         backends: Sequence[str] = (),
+        timeout: Optional[float] = None,
     ) -> nixl_xfer_handle:
         """A transfer of two lists, pairwise.
 
         Registration lists are taken as well; then ranges are split where the other side has a
-        boundary, so that only the bytes on both sides must be equally many.
+        boundary, so that only the bytes on both sides must be equally many. The other parameters
+        and what is raised are those of make_prepped_xfer().
         """
         op = self.nixl_ops[operation]
-        registered = nixlBind.nixlRegDList
-        if isinstance(local_descs, registered) or isinstance(remote_descs, registered):
-            local_descs, remote_descs = (
-                d.trim() if isinstance(d, registered) else d for d in (local_descs, remote_descs)
-            )
-            local_descs, remote_descs = nixlBind._split_to_match(local_descs, remote_descs)
+        owners: Any = self._kept
+        if not _plain(local_descs, remote_descs):
+            if getattr(local_descs if operation == "READ" else remote_descs, "_read_only", False):
+                _refuse_to_write(operation)
+            registered = nixlBind.nixlRegDList
+            if isinstance(local_descs, registered) or isinstance(remote_descs, registered):
+                local_descs, remote_descs = (
+                    d.trim() if isinstance(d, registered) else d
+                    for d in (local_descs, remote_descs)
+                )
+                local_descs, remote_descs = nixlBind._split_to_match(local_descs, remote_descs)
+            owners = [getattr(descs, "_owners", None) for descs in (local_descs, remote_descs)]
+            owners.append(self._kept)
         agent = self.agent
         request = agent.createXferReq(
-            op, local_descs, remote_descs, remote_agent, notif_msg, self._handles(backends)
+            op, local_descs, remote_descs, remote_agent, notif_msg, self._handles(backends), timeout
         )
-        return nixl_xfer_handle(agent, request)
+        return nixl_xfer_handle(agent, request, owners)
 
-    def transfer(self, handle: nixl_xfer_handle, notif_msg: Message = b"") -> str:
+    def transfer(
+        self, handle: nixl_xfer_handle, notif_msg: Message = b"", timeout: Optional[float] = None
+    ) -> str:
         """Posts a transfer, for the first time or again.
 
         :param notif_msg: if not empty, sent after the data from now on, instead of the former one.
+        :param timeout: seconds that this post may take, else it fails with nixlTimeoutError and is
+            cancelled; None for what the transfer was made with.
         :return: ``"DONE"`` or ``"PROC"``.
+        :raises nixlRepostActiveError: it is still in flight, and goes on.
+        :raises nixlNotFoundError: the peer was removed, or memory deregistered, since it was made.
         """
-        status = handle._agent.postXferReq(handle._handle, notif_msg)
+        status = handle._agent.postXferReq(handle._handle, notif_msg, timeout)
         return "DONE" if status is _SUCCESS else "PROC" if status is _IN_PROG else "ERR"
 
     def check_xfer_state(self, handle: nixl_xfer_handle) -> str:
         """``"DONE"`` or ``"PROC"``; never blocks. Raises what made the transfer fail."""
         status = handle._agent.getXferStatus(handle._handle)
         return "DONE" if status is _SUCCESS else "PROC" if status is _IN_PROG else "ERR"
+
+    async def transfer_async(
+        self, handle: nixl_xfer_handle, notif_msg: Message = b"", timeout: Optional[float] = None
+    ) -> str:
+        """Posts a transfer and gives ``"DONE"`` once it is done; for asyncio.
+
+        Parameters and errors are those of transfer() and check_xfer_state(). Cancelling the task
+        cancels the transfer: the handle may be released at once, its memory may be used for
+        something else after quiesce_xfer().
+        """
+        from nixl import _async
+
+        return await _async.transfer(self, handle, notif_msg, timeout)
+
+    if TYPE_CHECKING:
+
+        @overload
+        async def wait_async(
+            self, handles: nixl_xfer_handle, timeout: Optional[float] = None, mode: str = "all"
+        ) -> str: ...
+
+        @overload
+        async def wait_async(
+            self,
+            handles: Iterable[nixl_xfer_handle],
+            timeout: Optional[float] = None,
+            mode: str = "all",
+        ) -> List[str]: ...
+
+    async def wait_async(
+        self,
+        handles: Union[nixl_xfer_handle, Iterable[nixl_xfer_handle]],
+        timeout: Optional[float] = None,
+        mode: str = "all",
+    ) -> Union[str, List[str]]:
+        """What wait() does, while the event loop goes on. Cancelling it cancels no transfer."""
+        from nixl import _async
+
+        states: Union[str, List[str]] = await _async.wait(self, handles, timeout, mode)
+        return states
+
+    async def quiesce_async(self, handle: nixl_xfer_handle, timeout: float = 1.0) -> None:
+        """What quiesce_xfer() does, while the event loop goes on."""
+        from nixl import _async
+
+        await _async.quiesce(handle, timeout)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def wait(
+            self, handles: nixl_xfer_handle, timeout: Optional[float] = None, mode: str = "all"
+        ) -> str: ...
+
+        @overload
+        def wait(
+            self,
+            handles: Sequence[nixl_xfer_handle],
+            timeout: Optional[float] = None,
+            mode: str = "all",
+        ) -> List[str]: ...
 
     def wait(
         self,
@@ -635,7 +915,8 @@ class nixl_agent:
         """Waits until transfers ended, or `timeout` seconds passed. Sleeps where it can.
 
         One handle gives its state, like check_xfer_state(). Several give the list of their states,
-        in which a failed one is ``"ERR"``; ``mode="any"`` returns as soon as one has ended.
+        in which a failed one is ``"ERR"``; ``mode="any"`` returns as soon as one has ended. Signals
+        are handled meanwhile, so that Ctrl-C gets through.
         """
         if mode not in ("all", "any"):
             raise ValueError(f'mode must be "all" or "any", not {mode!r}')
@@ -715,6 +996,28 @@ class nixl_agent:
     def get_new_notifs(self, backends: Sequence[str] = ()) -> Dict[str, List[bytes]]:
         """Messages that came since the last collection, by sender."""
         return self.agent.getNotifs({}, self._handles(backends))
+
+    async def next_notifs(
+        self, timeout: Optional[float] = None, backends: Sequence[str] = ()
+    ) -> Dict[str, List[bytes]]:
+        """What get_new_notifs() gives, but waits for the first message; for asyncio.
+
+        There is one queue: each message goes to whoever asks first, here or by get_new_notifs(),
+        update_notifs() or check_remote_xfer_done(), in whatever thread. A task that is cancelled
+        has taken none.
+
+        :param timeout: seconds; nothing is in the result when they passed. None for any time.
+        """
+        from nixl import _async
+
+        return await _async.next_notifs(self, timeout, backends)
+
+    async def iter_notifs(
+        self, backends: Sequence[str] = ()
+    ) -> AsyncIterator[Dict[str, List[bytes]]]:
+        """``async for`` over what next_notifs() gives, until the agent is closed (which raises)."""
+        while True:
+            yield await self.next_notifs(None, backends)
 
     def update_notifs(self, backends: Sequence[str] = ()) -> Dict[str, List[bytes]]:
         """Adds new messages to ``self.notifs``, and returns it."""

@@ -10,6 +10,10 @@ import logging as _logging
 import os as _os
 import sys as _sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any as _Any, Optional as _Optional
+
 _LEVELS = {
     "TRACE": _logging.DEBUG,
     "DEBUG": _logging.DEBUG,
@@ -19,17 +23,17 @@ _LEVELS = {
     "FATAL": _logging.CRITICAL,
 }
 _FORMAT = "%(asctime)s NIXL %(levelname)-7s %(filename)s:%(lineno)d %(message)s"
-_root = None
+_root: _Optional[_logging.Logger] = None
 
 
-class _StandardOutput(_logging.StreamHandler):
+class _StandardOutput(_logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to what ``sys.stdout`` is at the moment of writing."""
 
     def __init__(self) -> None:
         _logging.Handler.__init__(self)
 
     @property
-    def stream(self):
+    def stream(self) -> _Any:
         return _sys.stdout
 
 

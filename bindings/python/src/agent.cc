@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <thread>
@@ -59,8 +60,8 @@ struct Config {
 // its own reference before it lets go of the lock, so close() never pulls the agent away from it.
 class PyAgent {
  public:
-  PyAgent(std::string name, std::shared_ptr<Agent> agent)
-      : name_(std::move(name)), agent_(std::move(agent)) {
+  PyAgent(std::string name, std::shared_ptr<Agent> agent, bool progress_thread)
+      : name_(std::move(name)), agent_(std::move(agent)), progress_thread_(progress_thread) {
     alive().insert(this);
   }
   PyAgent(const PyAgent&) = delete;
@@ -72,6 +73,7 @@ class PyAgent {
 
   const std::string& name() const { return name_; }
   bool closed() const { return !agent_; }
+  bool hasProgressThread() const { return progress_thread_; }
   std::shared_ptr<Agent> use() const {
     if (!agent_) throw Error(Errc::SHUT_DOWN, "agent \"" + name_ + "\" is closed");
     return agent_;
@@ -103,7 +105,19 @@ class PyAgent {
   std::vector<std::string> backends(nb::handle ids) const {
     std::vector<std::string> names;
     if (PyList_Check(ids.ptr()) && PyList_GET_SIZE(ids.ptr()) == 0) return names;
-    for (nb::handle id : ids) names.push_back(backend(nb::cast<uint64_t>(id)));
+    const bool text = PyUnicode_Check(ids.ptr()) || PyBytes_Check(ids.ptr());
+    if (text || !PySequence_Check(ids.ptr()))
+      throw nb::type_error((std::string("backends must be a list of handles, not a ") +
+                            Py_TYPE(ids.ptr())->tp_name)
+                               .c_str());
+    for (nb::handle id : ids) {
+      uint64_t number = 0;
+      if (!nb::try_cast(id, number))
+        throw nb::type_error((std::string("a handle of a backend is a number, not a ") +
+                              Py_TYPE(id.ptr())->tp_name)
+                                 .c_str());
+      names.push_back(backend(number));
+    }
     return names;
   }
   void createdWithNotifications() { notifications_ = true; }
@@ -117,6 +131,7 @@ class PyAgent {
  private:
   std::string name_;
   std::shared_ptr<Agent> agent_;
+  const bool progress_thread_;
   std::vector<std::pair<uint64_t, std::string>> backends_;
   bool notifications_ = false;
 };
@@ -170,7 +185,7 @@ nb::tuple paramsAndKinds(const BackendInfo& info) {
   return nb::make_tuple(params, kinds);
 }
 
-uint16_t portNumber(int64_t port) {
+uint16_t portNumber(int port) {
   if (port < 0 || port > 65535)
     throw Error(Errc::INVALID_PARAM, "port " + std::to_string(port) + " is not 0 to 65535");
   return static_cast<uint16_t>(port);
@@ -197,19 +212,33 @@ nb::object outcome(const Agent& agent, Transfer transfer, XferState state) {
   raiseFailure(agent, transfer, state);
 }
 
-nb::object post(PyAgent& self, uint64_t request, Text message) {
+// Seconds as a deadline of the library's, where 0 is none: none given or endless is 0, and a time
+// that is over already is the shortest there is.
+nanoseconds deadlineOf(std::optional<double> seconds) {
+  if (!seconds || *seconds >= 1e9) return nanoseconds(0);
+  if (std::isnan(*seconds)) throw nb::value_error("a timeout must be a number of seconds, not NaN");
+  return std::max(nanoseconds(1), std::chrono::duration_cast<nanoseconds>(
+                                      std::chrono::duration<double>(std::max(0.0, *seconds))));
+}
+
+nb::object post(PyAgent& self, uint64_t request, Text message, std::optional<double> timeout) {
   const std::shared_ptr<Agent> agent = self.use();
+  const nanoseconds limit = deadlineOf(timeout);
   XferState state;
   {
     WithoutGil free;
-    state = message.view.empty() ? agent->postTransfer({request})
-                                 : agent->postTransfer({request}, message.str());
+    std::optional<std::string> words;
+    if (!message.view.empty()) words = message.str();
+    state = timeout ? agent->postTransfer({request}, std::move(words), limit)
+                    : agent->postTransfer({request}, std::move(words));
   }
   return outcome(*agent, {request}, state);
 }
 
 nb::object check(PyAgent& self, uint64_t request) {
   const std::shared_ptr<Agent> agent = self.use();
+  // Clients look at transfers that ended long ago: not worth giving the interpreter's lock away.
+  if (agent->peekTransfer({request}) == XferState::DONE) return status(Errc::OK);
   XferState state;
   {
     WithoutGil free;
@@ -242,6 +271,34 @@ nb::object wait(PyAgent& self, const std::vector<uint64_t>& requests, bool all,
   }
 }
 
+// How many have ended, or are gone. Moves nothing and gives nothing away: for event loops.
+size_t countEnded(PyAgent& self, const std::vector<uint64_t>& requests) {
+  const std::shared_ptr<Agent> agent = self.use();
+  return static_cast<size_t>(std::count_if(requests.begin(), requests.end(), [&](uint64_t request) {
+    return agent->peekTransfer({request}) != XferState::POSTED;
+  }));
+}
+
+// Waits in slices, for the same reasons as wait().
+void quiesce(PyAgent& self, uint64_t request, double timeout) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kSlice = milliseconds(50);
+  const auto end = Clock::now() + std::chrono::duration_cast<nanoseconds>(
+                                      std::chrono::duration<double>(std::clamp(timeout, 0.0, 1e9)));
+  for (;;) {
+    const auto left = std::max<nanoseconds>(end - Clock::now(), nanoseconds(0));
+    try {
+      call(self, [&](Agent& agent) {
+        agent.quiesceTransfer({request}, std::min<nanoseconds>(left, kSlice));
+      });
+      return;
+    } catch (const Error& e) {
+      if (e.code() != Errc::NOT_QUIESCED || Clock::now() >= end) throw;
+    }
+    if (PyErr_CheckSignals()) throw nb::python_error();
+  }
+}
+
 TransferTelemetry telemetry(PyAgent& self, uint64_t request) {
   const std::shared_ptr<Agent> agent = self.use();
   TransferTelemetry figures = agent->transferTelemetry({request});
@@ -251,8 +308,10 @@ TransferTelemetry telemetry(PyAgent& self, uint64_t request) {
   return figures;
 }
 
-TransferOptions optionsOf(const PyAgent& self, Text message, nb::handle backends) {
+TransferOptions optionsOf(const PyAgent& self, Text message, nb::handle backends,
+                          std::optional<double> timeout) {
   TransferOptions options;
+  options.timeout = deadlineOf(timeout);
   if (!message.view.empty()) options.notification = message.str();
   options.backends = self.backends(backends);
   return options;
@@ -304,6 +363,8 @@ nb::dict notifications(PyAgent& self, nb::dict known, nb::handle backends) {
         throw nb::type_error("notifications of an agent must be a list of bytes");
       copy.append(message);
     }
+    const bool named = PyUnicode_Check(peer.ptr()) || PyBytes_Check(peer.ptr());
+    if (!named) throw nb::type_error("notifications must be kept by names of agents");
     merged[toStr(nb::cast<Text>(peer).view)] = copy;
   }
   const std::vector<Notification> arrived =
@@ -336,6 +397,8 @@ const char* eventName(Event::Kind kind) {
       return "REMOTE_FAILURE";
     case Event::Kind::NOTIFICATIONS_LOST:
       return "NOTIFICATIONS_LOST";
+    case Event::Kind::NAME_CONFLICT:
+      return "NAME_CONFLICT";
   }
   return "UNKNOWN";
 }
@@ -365,19 +428,25 @@ void addConfig(nb::module_& m) {
 
   nb::class_<Config>(m, "nixlAgentConfig")
       .def(nb::init<>())
-      .def(nb::init<bool>())
-      .def(nb::init<bool, bool>())
-      .def(nb::init<bool, bool, uint16_t>())
-      .def(nb::init<bool, bool, uint16_t, ThreadSync>())
-      .def(nb::init<bool, bool, uint16_t, ThreadSync, unsigned>())
-      .def(nb::init<bool, bool, uint16_t, ThreadSync, unsigned, uint64_t>())
-      .def(nb::init<bool, bool, uint16_t, ThreadSync, unsigned, uint64_t, uint64_t>())
-      .def(nb::init<bool, bool, uint16_t, ThreadSync, unsigned, uint64_t, uint64_t, bool>())
-      .def_rw("useProgThread", &Config::prog_thread)
-      .def_rw("useListenThread", &Config::listen)
+      .def(nb::init<Flag>(), nb::arg().none())
+      .def(nb::init<Flag, Flag>(), nb::arg().none(), nb::arg().none())
+      .def(nb::init<Flag, Flag, uint16_t>())
+      .def(nb::init<Flag, Flag, uint16_t, ThreadSync>())
+      .def(nb::init<Flag, Flag, uint16_t, ThreadSync, unsigned>())
+      .def(nb::init<Flag, Flag, uint16_t, ThreadSync, unsigned, uint64_t>())
+      .def(nb::init<Flag, Flag, uint16_t, ThreadSync, unsigned, uint64_t, uint64_t>())
+      .def(nb::init<Flag, Flag, uint16_t, ThreadSync, unsigned, uint64_t, uint64_t, Flag>())
+      .def_prop_rw(
+          "useProgThread", [](const Config& c) { return c.prog_thread; },
+          [](Config& c, Flag value) { c.prog_thread = value; }, "value"_a.none())
+      .def_prop_rw(
+          "useListenThread", [](const Config& c) { return c.listen; },
+          [](Config& c, Flag value) { c.listen = value; }, "value"_a.none())
       .def_rw("listenPort", &Config::port)
       .def_rw("syncMode", &Config::sync, "value"_a.noconvert())
-      .def_rw("captureTelemetry", &Config::telemetry)
+      .def_prop_rw(
+          "captureTelemetry", [](const Config& c) { return c.telemetry; },
+          [](Config& c, Flag value) { c.telemetry = value; }, "value"_a.none())
       .def_rw("pthrDelay", &Config::prog_delay_us)
       .def_rw("lthrDelay", &Config::listen_delay_us)
       .def_rw("useStore", &Config::use_store, nb::arg("value").none())
@@ -428,7 +497,7 @@ void create(PyAgent* self, Text name, const Config& config) {
   } catch (const Error& e) {
     throw std::runtime_error(e.what());
   }
-  new (self) PyAgent(name.str(), std::move(agent));
+  new (self) PyAgent(name.str(), std::move(agent), config.prog_thread);
 }
 
 uint64_t createBackend(PyAgent& self, Text backend,
@@ -509,7 +578,7 @@ void addAgent(nb::module_& m) {
                         "memory views need a backend with a device API, and there is none here");
           },
           "dlist"_a, "backends"_a = any)
-      .def("releaseMemView", [](PyAgent&, nb::handle) {}, "mvh"_a);
+      .def("releaseMemView", [](PyAgent&, nb::int_) {}, "mvh"_a);
 
   // Sides.
   cls.def(
@@ -542,9 +611,10 @@ void addAgent(nb::module_& m) {
   cls.def(
          "makeXferReq",
          [](PyAgent& self, OpType op, uint64_t local, nb::object local_indices, uint64_t remote,
-            nb::object remote_indices, Text message, nb::object backends, bool skip_merge) {
+            nb::object remote_indices, Text message, nb::object backends, Flag skip_merge,
+            std::optional<double> timeout) {
            const Indices ours(local_indices), theirs(remote_indices);
-           TransferOptions options = optionsOf(self, message, backends);
+           TransferOptions options = optionsOf(self, message, backends, timeout);
            options.merge = !skip_merge;
            if (ours.size() != theirs.size())
              throw Error(Errc::INVALID_PARAM, "make a transfer: " + std::to_string(ours.size()) +
@@ -559,20 +629,20 @@ void addAgent(nb::module_& m) {
          },
          "operation"_a.noconvert(), "local_side"_a, "local_indices"_a.none(), "remote_side"_a,
          "remote_indices"_a.none(), "notif_msg"_a = "", "backend"_a = any,
-         "skip_desc_merg"_a = false)
+         "skip_desc_merg"_a.none() = false, "timeout"_a = nb::none())
       .def(
           "createXferReq",
           [](PyAgent& self, OpType op, const TransferList& local, const TransferList& remote,
-             Text peer, Text message, nb::object backends) {
-            const TransferOptions options = optionsOf(self, message, backends);
+             Text peer, Text message, nb::object backends, std::optional<double> timeout) {
+            const TransferOptions options = optionsOf(self, message, backends, timeout);
             const std::string name = peer.str();
             return call(self, [&](Agent& agent) {
               return agent.prepareTransfer(op, local.rows(), remote.rows(), name, options).id;
             });
           },
           "operation"_a.noconvert(), "local_descs"_a, "remote_descs"_a, "remote_agent"_a,
-          "notif_msg"_a = "", "backend"_a = any)
-      .def("postXferReq", &post, "reqh"_a, "notif_msg"_a = "")
+          "notif_msg"_a = "", "backend"_a = any, "timeout"_a = nb::none())
+      .def("postXferReq", &post, "reqh"_a, "notif_msg"_a = "", "timeout"_a = nb::none())
       .def("getXferStatus", &check)
       .def("getXferTelemetry", &telemetry, "reqh"_a)
       .def("queryXferBackend",
@@ -609,11 +679,10 @@ void addAgent(nb::module_& m) {
            })
       .def("quiesceXferReq",
            [](PyAgent& self, uint64_t request, double timeout) {
-             const auto limit = std::chrono::duration_cast<nanoseconds>(
-                 std::chrono::duration<double>(std::clamp(timeout, 0.0, 1e9)));
-             call(self, [&](Agent& agent) { agent.quiesceTransfer({request}, limit); });
+             quiesce(self, request, timeout);
              return status(Errc::OK);
            })
+      .def("countEndedXferReqs", &countEnded)
       .def("getPieceStatus",
            [](PyAgent& self, uint64_t request) {
              const PieceStatus s = self.use()->pieceStatus({request});
@@ -622,13 +691,16 @@ void addAgent(nb::module_& m) {
       .def("backendName", [](PyAgent& self, uint64_t id) { return toStr(self.backend(id)); })
       .def("getEvents", &events)
       .def("completionFd", [](PyAgent& self) { return self.use()->completionFd(); })
+      .def("handOver", [](PyAgent& self) { self.use()->handOver(); })
       .def("listenPort", [](PyAgent& self) { return self.use()->listenPort(); })
       .def("incarnation", [](PyAgent& self) { return self.use()->incarnation(); })
       .def("close", [](PyAgent& self) { self.close(); })
-      .def_prop_ro("closed", &PyAgent::closed);
+      .def_prop_ro("closed", &PyAgent::closed)
+      .def_prop_ro("hasProgressThread", &PyAgent::hasProgressThread);
 
   // Notifications.
   cls.def("getNotifs", &notifications, "notif_map"_a, "backends"_a = any)
+      .def("hasNotifs", [](PyAgent& self) { return self.use()->hasNotifications(); })
       .def(
           "genNotif",
           [](PyAgent& self, Text peer, Text message, nb::object backends) {
@@ -648,13 +720,13 @@ void addAgent(nb::module_& m) {
           })
       .def(
           "getLocalPartialMD",
-          [](PyAgent& self, const RegistrationList& descs, bool connections, nb::object backends) {
+          [](PyAgent& self, const RegistrationList& descs, Flag connections, nb::object backends) {
             const auto names = self.backends(backends);
             return toBytes(call(self, [&](Agent& agent) {
               return agent.partialMetadata(descs.ranges, connections, names);
             }));
           },
-          "descs"_a, "inc_conn_info"_a = false, "backends"_a = any)
+          "descs"_a, "inc_conn_info"_a.none() = false, "backends"_a = any)
       .def(
           "loadRemoteMD",
           [](PyAgent& self, Text blob) {
@@ -691,26 +763,26 @@ void addAgent(nb::module_& m) {
            })
       .def(
           "sendLocalMD",
-          [](PyAgent& self, Text address, int64_t port) {
+          [](PyAgent& self, Text address, int port) {
             const uint16_t number = portNumber(port);
             call(self, [&](Agent& agent) { agent.sendMetadata(address.str(), number); });
           },
           "ip_addr"_a = "", "port"_a = 0)
       .def(
           "sendLocalPartialMD",
-          [](PyAgent& self, const RegistrationList& descs, bool connections, nb::object backends,
-             Text address, int64_t port, Text) {
+          [](PyAgent& self, const RegistrationList& descs, Flag connections, nb::object backends,
+             Text address, int port, Text) {
             const auto names = self.backends(backends);
             const uint16_t number = portNumber(port);
             call(self, [&](Agent& agent) {
               agent.sendPartialMetadata(descs.ranges, connections, names, address.str(), number);
             });
           },
-          "descs"_a, "inc_conn_info"_a = false, "backends"_a = any, "ip_addr"_a = "", "port"_a = 0,
-          "label"_a = "")
+          "descs"_a, "inc_conn_info"_a.none() = false, "backends"_a = any, "ip_addr"_a = "",
+          "port"_a = 0, "label"_a = "")
       .def(
           "fetchRemoteMD",
-          [](PyAgent& self, Text peer, Text address, int64_t port, Text) {
+          [](PyAgent& self, Text peer, Text address, int port, Text) {
             const uint16_t number = portNumber(port);
             call(self,
                  [&](Agent& agent) { agent.fetchMetadata(peer.str(), address.str(), number); });
@@ -718,7 +790,7 @@ void addAgent(nb::module_& m) {
           "remote_agent"_a, "ip_addr"_a = "", "port"_a = 0, "label"_a = "")
       .def(
           "invalidateLocalMD",
-          [](PyAgent& self, Text address, int64_t port) {
+          [](PyAgent& self, Text address, int port) {
             const uint16_t number = portNumber(port);
             call(self, [&](Agent& agent) { agent.invalidateMetadata(address.str(), number); });
           },

@@ -23,6 +23,12 @@ char letter(const Py_buffer& view) {
 bool isInteger(char c) { return std::string_view("bhilqn").find(c) != std::string_view::npos; }
 bool isUnsigned(char c) { return std::string_view("BHILQN").find(c) != std::string_view::npos; }
 
+// NumPy's booleans are numbers where descriptors are read, yet have no __index__.
+bool isNumpyBool(PyObject* o) {
+  const std::string_view type = Py_TYPE(o)->tp_name;
+  return type == "numpy.bool" || type == "numpy.bool_";
+}
+
 [[noreturn]] void noNumber(PyObject* o, const char* why) {
   throw std::runtime_error("cannot use " + std::string(nb::repr(nb::handle(o)).c_str()) + " (" +
                            Py_TYPE(o)->tp_name + ") as a number of a descriptor: " + why);
@@ -42,6 +48,7 @@ nb::bytes toBytes(std::string_view text) { return nb::bytes(text.data(), text.si
 uint64_t toNumber(PyObject* o) {
   nb::object index;
   if (!PyLong_Check(o)) {
+    if (isNumpyBool(o)) return PyObject_IsTrue(o) == 1;
     if (!PyIndex_Check(o)) noNumber(o, "not an integer");
     index = nb::steal(PyNumber_Index(o));
     if (!index.is_valid()) {
@@ -74,7 +81,8 @@ std::string toMeta(PyObject* o) {
 
 Table::Table(nb::handle array, unsigned columns) {
   const std::string shape = columns ? "Nx" + std::to_string(columns) : "Nx3 or Nx5";
-  if (!PyObject_CheckBuffer(array.ptr()))
+  const bool text = PyBytes_Check(array.ptr()) || PyByteArray_Check(array.ptr());
+  if (text || !PyObject_CheckBuffer(array.ptr()))
     throw nb::type_error(("descs must be a list or a " + shape + " numpy array, not a " +
                           Py_TYPE(array.ptr())->tp_name)
                              .c_str());
@@ -199,6 +207,17 @@ Indices::~Indices() {
 }
 
 }  // namespace nixl::python
+
+bool nanobind::detail::type_caster<nixl::python::Flag>::from_python(handle source, uint8_t,
+                                                                   cleanup_list*) noexcept {
+  PyObject* o = source.ptr();
+  const PyNumberMethods* number = Py_TYPE(o)->tp_as_number;
+  if (o != Py_None && !(number && number->nb_bool)) return false;
+  const int truth = PyObject_IsTrue(o);
+  if (truth < 0) PyErr_Clear();
+  value.value = truth == 1;
+  return truth >= 0;
+}
 
 bool nanobind::detail::type_caster<nixl::python::Text>::from_python(
     handle source, uint8_t, cleanup_list* cleanup) noexcept {

@@ -21,6 +21,12 @@ struct Text {
   std::string str() const { return std::string(view); }
 };
 
+// What counts as true or false in an argument: True, False, None and numbers, no containers.
+struct Flag {
+  bool value;
+  operator bool() const { return value; }  // NOLINT: it is one
+};
+
 nanobind::str toStr(std::string_view text);
 nanobind::bytes toBytes(std::string_view text);
 
@@ -73,6 +79,16 @@ class Indices {
 };
 
 }  // namespace nixl::python
+
+template <>
+struct nanobind::detail::type_caster<nixl::python::Flag> {
+  NB_TYPE_CASTER(nixl::python::Flag, const_name("bool"))
+
+  bool from_python(handle source, uint8_t, cleanup_list*) noexcept;
+  static handle from_cpp(const nixl::python::Flag& flag, rv_policy, cleanup_list*) noexcept {
+    return handle(flag.value ? Py_True : Py_False).inc_ref();
+  }
+};
 
 template <>
 struct nanobind::detail::type_caster<nixl::python::Text> {

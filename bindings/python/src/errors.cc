@@ -98,6 +98,8 @@ void addErrors(nb::module_& m) {
     fields["sentence"] = "";
     const std::string name = std::string("nixl._bindings.") + kind.name;
     nb::object parent = *kind.of ? m.attr(kind.of) : nb::borrow(PyExc_Exception);
+    if (kind.code == Errc::TIMEOUT)  // as asyncio and sockets call it
+      parent = nb::make_tuple(parent, nb::handle(PyExc_TimeoutError));
     nb::object cls = nb::steal(PyErr_NewException(name.c_str(), parent.ptr(), fields.ptr()));
     if (!cls.is_valid()) throw nb::python_error();
     m.attr(kind.name) = cls;

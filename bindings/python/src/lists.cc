@@ -242,6 +242,7 @@ nb::class_<List> addList(nb::module_& m) {
         "type"_a.noconvert(), "descs"_a);
     cls.def("index", [](const List& list, nb::tuple tuple) {
       PyObject* const* members = leadingMembers<List>(tuple);
+      if (S::kMembers == 4) toMeta(members[3]);  // is not compared, yet must be one
       const uint64_t range[] = {toNumber(members[0]), toNumber(members[1]), toNumber(members[2])};
       for (size_t i = 0; i < list.size(); ++i)
         if (S::covers(list, i, range)) return i;
@@ -263,6 +264,17 @@ nb::class_<List> addList(nb::module_& m) {
   }
   cls.attr("__hash__") = nb::none();
   return cls;
+}
+
+// Whose memory it is, as the package's Python part knows it.
+template <typename List>
+void addOwners(nb::class_<List>& cls) {
+  cls.def_prop_rw(
+         "_owners",
+         [](const List& list) { return list.owners.is_valid() ? list.owners : nb::none(); },
+         [](List& list, nb::object owners) { list.owners = std::move(owners); },
+         nb::arg("owners").none())
+      .def_rw("_read_only", &List::read_only);
 }
 
 // --- the serialised form ------------------------------------------------------------------------
@@ -405,7 +417,7 @@ RegistrationList readRegistrationList(std::string_view bytes) {
 }
 
 std::pair<TransferList, TransferList> splitToMatch(const TransferList& a, const TransferList& b) {
-  TransferList x{a.type, {}}, y{b.type, {}};
+  TransferList x{a.type, {}, a.owners, a.read_only}, y{b.type, {}, b.owners, b.read_only};
   size_t i = 0, j = 0;
   uint64_t at_a = 0, at_b = 0;  // bytes of the current range that are taken
   while (i < a.size() && j < b.size()) {
@@ -439,25 +451,30 @@ void addLists(nb::module_& m) {
            })
       .def("trim",
            [](const RegistrationList& list) {
-             TransferList trimmed{list.type, {}};
+             TransferList trimmed{list.type, {}, list.owners, list.read_only};
              trimmed.numbers.reserve(list.size() * 3);
              for (const MemDescriptor& r : list.ranges)
                trimmed.numbers.insert(trimmed.numbers.end(), {r.address, r.length, r.device});
              return trimmed;
-           })
-      .def_prop_rw(
-          "_owners",
-          [](const RegistrationList& list) {
-            return list.owners.is_valid() ? list.owners : nb::none();
-          },
-          [](RegistrationList& list, nb::object owners) { list.owners = std::move(owners); },
-          nb::arg("owners").none());
+           });
+  addOwners(transfer);
+  addOwners(registration);
 
   addList<RemoteList>(m);
   m.def("_split_to_match", [](const TransferList& a, const TransferList& b) {
     auto [x, y] = splitToMatch(a, b);
     return nb::make_tuple(std::move(x), std::move(y));
   });
+
+  // One call for what nearly every transfer answers with yes: two transfer lists of numbers.
+  m.def("_plain", [](nb::handle a, nb::handle b) {
+    const auto plain = [](nb::handle object) {
+      const TransferList* list = nullptr;
+      return nb::try_cast(object, list) && list != nullptr && !list->owners.is_valid() &&
+             !list->read_only;
+    };
+    return plain(a) && plain(b);
+  }, nb::arg().none(), nb::arg().none());
 
   // Pickles name the class by this path, because upstream's peers look for it there.
   for (const char* name : {"nixlXferDList", "nixlRegDList"})

@@ -18,6 +18,8 @@ namespace nixl::python {
 struct TransferList {
   MemType type = MemType::DRAM;
   std::vector<uint64_t> numbers;  // 3 a row
+  nanobind::object owners{};      // what keeps the memory alive, if anybody said
+  bool read_only = false;         // some of it must not be written
 
   size_t size() const { return numbers.size() / 3; }
   Rows rows() const { return {type, numbers.data(), size(), 3}; }
@@ -28,6 +30,7 @@ struct RegistrationList {
   MemType type = MemType::DRAM;
   std::vector<MemDescriptor> ranges;
   nanobind::object owners;  // what keeps the memory alive, if anybody said
+  bool read_only = false;   // some of it must not be written
 
   size_t size() const { return ranges.size(); }
 };

@@ -10,6 +10,7 @@
 
 #include "agent.h"
 #include "convert.h"
+#include "dlpack.h"
 #include "errors.h"
 #include "lists.h"
 #include "nixl/agent.h"
@@ -19,6 +20,14 @@ using namespace nb::literals;
 
 namespace nixl::python {
 namespace {
+
+bool inMainInterpreter() {
+#if PY_VERSION_HEX >= 0x03090000
+  return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+#else
+  return PyInterpreterState_GetID(PyThreadState_Get()->interp) == 0;
+#endif
+}
 
 // Plain memory, for programs and tests without arrays. Addresses are taken as they come.
 void addMemory(nb::module_& m) {
@@ -76,6 +85,11 @@ void printAsNames(nb::module_& m) {
 NB_MODULE(_bindings, m) {
   using namespace nixl;
   using namespace nixl::python;
+  // Classes and exceptions exist once a process, and belong to the interpreter that made them.
+  if (!inMainInterpreter())
+    throw nb::import_error(
+        "nixl works in the main interpreter of a process only, and this is another one; use "
+        "threads or processes instead");
   nb::set_leak_warnings(false);  // agents and lists may be alive when the interpreter ends
 
   m.attr("__version__") = versionText();
@@ -97,6 +111,7 @@ NB_MODULE(_bindings, m) {
   addErrors(m);
   addLists(m);
   addAgent(m);
+  addDlpack(m);
   printAsNames(m);
 
   nb::module_ memory = m.def_submodule("_memory", "Memory without an owner.");

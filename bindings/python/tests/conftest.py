@@ -104,19 +104,31 @@ def pair(make_agent, ucx):
     return a, b, x, y
 
 
+def run_python(*arguments, timeout=50, **env):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=timeout,
+    )
+    return done.returncode, done.stdout
+
+
 @pytest.fixture
 def script():
     """script(text): runs a program of its own and returns (exit status, output)."""
+    return lambda text, **more: run_python("-c", text, **more)
 
-    def run(text, timeout=50, **env):
-        done = subprocess.run(
-            [sys.executable, "-c", text],
-            env={**os.environ, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            timeout=timeout,
-        )
-        return done.returncode, done.stdout
+
+@pytest.fixture
+def program(tmp_path):
+    """The same from a file, which processes that are started anew can import."""
+
+    def run(text, **more):
+        path = tmp_path / "program.py"
+        path.write_text(text)
+        return run_python(str(path), **more)
 
     return run

@@ -45,7 +45,7 @@ XFER_CASES = {
     "lists": ([[1, 2, 3]], "DRAM", NONE),
     "a negative number": ([(-1, 2, 3)], "DRAM", RuntimeError),
     "a float": ([(1.0, 2, 3)], "DRAM", RuntimeError),
-    "numpy numbers": ([(np.uint64(1), np.int32(2), False)], "DRAM", [(1, 2, 0)]),
+    "numpy numbers": ([(np.uint64(1), np.int32(2), np.bool_(False))], "DRAM", [(1, 2, 0)]),
     "deprecated cpu": ([(1, 2, 3)], "cpu", [(1, 2, 3)]),
     "unknown mem_type": ([(1, 2, 3)], "DISK", KeyError),
     "a member as mem_type": ([(1, 2, 3)], nb.DRAM_SEG, KeyError),
@@ -137,10 +137,25 @@ def test_kinds_of_memory(loop):
     assert loop.get_xfer_descs(tensor(MEMORY, 0)).getType() is nb.VRAM_SEG
 
 
-def test_remote_descriptors(loop):
-    assert list(loop.get_remote_descs([(1, 2, 3, "p")], "VRAM")) == [(1, 2, 3, "p")]
-    assert loop.get_remote_descs([(1, 2, 3)], "VRAM") is None
-    assert loop.get_remote_descs([(1, 2, 3, "p")]) is None
+REMOTE_CASES = {
+    "4-tuples": ([(1, 2, 3, "p"), (4, 5, 6, b"q")], "VRAM", [(1, 2, 3, "p"), (4, 5, 6, "q")]),
+    "3-tuples": ([(1, 2, 3)], "VRAM", NONE),
+    "4-tuples without mem_type": ([(1, 2, 3, "p")], None, NONE),
+    "a tuple of tuples": (((1, 2, 3, "p"),), "VRAM", TypeError),
+    "a later tuple too short": ([(1, 2, 3, "p"), (1, 2)], "VRAM", ValueError),
+    "lists": ([[1, 2, 3, "p"]], "VRAM", NONE),
+    "numbers": ([1], "VRAM", NONE),
+    "unknown mem_type": ([(1, 2, 3, "p")], "DISK", KeyError),
+    "an empty list": ([], "VRAM", IndexError),
+    "an empty dictionary": ({}, "VRAM", KeyError),
+    "a number": (1.5, "VRAM", TypeError),
+    "a table": (DRAM_TABLE, "VRAM", NONE),
+}
+
+
+@pytest.mark.parametrize("name", REMOTE_CASES)
+def test_remote_descriptors(loop, name):
+    check(loop.get_remote_descs, *REMOTE_CASES[name])
 
 
 def test_registration_takes_tuples_of_three(loop):

@@ -7,7 +7,7 @@ import pytest
 
 from binding_helpers import ROOT
 
-PROGRAMS = sorted((ROOT / "examples" / "guide").glob("*.py"))
+PROGRAMS = sorted((ROOT / "examples" / "guide").glob("**/*.py"))
 
 
 @pytest.mark.timeout(120)

@@ -85,7 +85,9 @@ def test_meta_information_is_bytes():
 
 
 def test_numbers_may_be_of_numpy():
-    assert nb.nixlXferDList(nb.DRAM_SEG, [(np.uint64(BIG), np.int32(2), True)])[0] == (BIG, 2, 1)
+    row = (np.uint64(BIG), np.int32(2), np.bool_(True))
+    assert nb.nixlXferDList(nb.DRAM_SEG, [row])[0] == (BIG, 2, 1)
+    assert nb.nixlXferDList(nb.DRAM_SEG, [row]).index((BIG, 2, True)) == 0
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,10 @@ def test_numbers_may_be_of_numpy():
         (TypeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, [[1, 2, 3]])),
         (TypeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, ((1, 2, 3),))),
         (TypeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, 1.5)),
+        (TypeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, b"bytes")),
+        (TypeError, lambda: nb.nixlRegDList(nb.DRAM_SEG, bytearray(24))),
+        (RuntimeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, [(np.float64(1), 2, 3)])),
+        (RuntimeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, [(np.float32(1), 2, 3)])),
         (TypeError, lambda: nb.nixlXferDList(0, [(1, 2, 3)])),
         (TypeError, lambda: nb.nixlXferDList("DRAM", [])),
         (RuntimeError, lambda: nb.nixlXferDList(nb.DRAM_SEG, [(-1, 2, 3)])),
@@ -119,6 +125,7 @@ def test_numbers_may_be_of_numpy():
         (IndexError, lambda: transfer_list().index((1, 2))),
         (nb.nixlNotFoundError, lambda: transfer_list().index((9, 9, 9))),
         (IndexError, lambda: registration_list().index((1, 2, 3))),
+        (RuntimeError, lambda: registration_list().index((1, 2, 3, 4))),
     ],
 )
 def test_what_is_no_descriptor_is_refused(error, make):

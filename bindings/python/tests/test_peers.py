@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import re
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +122,35 @@ def test_partial_metadata_adds_up(make_agent, ucx):
         b.get_partial_agent_metadata(nb.nixlRegDList(nb.DRAM_SEG, [(8, 8, 0, b"")]))
     with pytest.raises(TypeError):
         b.get_partial_agent_metadata([(8, 8, 0, b"")])
+
+
+def progress_turns():
+    """How often the progress threads of this process have gone to sleep."""
+    turns = 0
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().strip() == "nixl-progress":
+            status = (task / "status").read_text()
+            turns += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M).group(1))
+    return turns
+
+
+def test_metadata_that_is_known_leaves_the_progress_thread_asleep(pair):
+    a, b, _, _ = pair
+    known = b.get_agent_metadata()
+    a.add_remote_agent(known)
+    seen = [progress_turns()]
+
+    def quiet():  # connecting has its turns first
+        time.sleep(0.1)
+        seen.append(progress_turns())
+        return seen[-1] == seen[-2]
+
+    until(quiet, "the progress threads to fall asleep")
+    before = progress_turns()
+    for _ in range(200):  # with time for the thread to fall asleep again
+        a.add_remote_agent(known)
+        time.sleep(0.0005)
+    assert progress_turns() - before < 100
 
 
 def test_metadata_that_is_wrong_is_refused(pair):
