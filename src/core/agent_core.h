@@ -28,6 +28,7 @@ struct PreparedSide {
   struct Choice {
     Backend* backend;
     std::shared_ptr<const Resolution> resolution;
+    PeerBackend* link;  // the peer's, which it keeps as long as it lives; nullptr: ourselves
   };
   AgentCore* agent = nullptr;
   Role role = Role::LOCAL;

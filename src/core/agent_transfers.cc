@@ -42,7 +42,7 @@ HandleTable<PreparedSide>& preparedSides() {
 }
 
 Status AgentCore::current(const std::shared_ptr<Peer>& peer) const {
-  if (peer->gate.open() && peers_.find(peer->name) == peer) return {};
+  if (peer->gate.open()) return {};  // whoever takes a peer out of the table closes its gate
   return Status(Errc::NOT_FOUND,
                 fmt::format("peer \"{}\" was invalidated or loaded anew since this was prepared; "
                             "prepare it again",
@@ -82,7 +82,8 @@ Result<PreparedSide> AgentCore::resolveSide(const std::string& peer_name, const 
                           : backend->registry.resolve(side.list);
     if (resolution.has_value()) {
       side.choices.push_back(
-          {backend, std::make_shared<const Resolution>(*std::move(resolution))});
+          {backend, std::make_shared<const Resolution>(*std::move(resolution)),
+           side.peer ? side.peer->through(*backend) : nullptr});
     } else {
       why = std::move(resolution).error();
     }
@@ -113,13 +114,13 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
                                       const int32_t* remote_indices, size_t count,
                                       const TransferOptions& options, bool merge) {
   struct Candidate {
-    Backend* backend;
-    std::shared_ptr<const Resolution> local, remote;
+    const PreparedSide::Choice *local, *remote;  // of the same backend
     double ns = 0;
-    std::string why;
+    std::string why = {};
   };
   const bool notifies = options.notification && !options.notification->empty();
   std::vector<Candidate> able;
+  able.reserve(1);
   bool mute = false;  // an engine would do, but for the notification
   for (const auto& ours : local.choices)
     for (const auto& theirs : remote.choices) {
@@ -132,7 +133,7 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
         mute = true;
         continue;
       }
-      able.push_back({ours.backend, ours.resolution, theirs.resolution, 0, {}});
+      able.push_back({&ours, &theirs});
     }
   if (able.empty()) {
     if (mute)
@@ -157,7 +158,7 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
         summaryOf(op, local.list.type(), remote.list.type(), count,
                   local.list.size() == 0 ? 0 : local.list.bytes() / local.list.size() * count);
     for (Candidate& candidate : able) {
-      auto cost = costOf(*candidate.backend, remote.peer.get(), summary);
+      auto cost = costOf(*candidate.local->backend, remote.peer.get(), summary);
       if (!cost.has_value()) {
         candidate.ns = INFINITY;
         candidate.why = cost.error().message();
@@ -172,21 +173,24 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
     }
     for (const Candidate& candidate : able)
       setup.story += fmt::format("  {} {}: {}\n", &candidate == best ? "chosen " : "refused",
-                                 candidate.backend->name, candidate.why);
+                                 candidate.local->backend->name, candidate.why);
   }
   PlanLimits limits;
   limits.merge = merge;
-  limits.max_piece = best->backend->engine->facts().max_piece;
-  auto plan = makePlan(op, {&local.list, &best->local->region}, local_indices,
-                       {&remote.list, &best->remote->region}, remote_indices, count, limits);
+  Backend* const backend = best->local->backend;
+  limits.max_piece = backend->engine->facts().max_piece;
+  auto plan =
+      makePlan(op, {&local.list, &best->local->resolution->region}, local_indices,
+               {&remote.list, &best->remote->resolution->region}, remote_indices, count, limits);
   if (!plan.has_value()) return std::move(plan).error();
   setup.agent = this;
-  setup.backend = best->backend;
+  setup.backend = backend;
   setup.peer = remote.peer;
   setup.plan = *std::move(plan);
-  setup.local = best->local;
-  setup.remote = best->remote;
-  setup.notification = options.notification.value_or(std::string());
+  setup.local = best->local->resolution;
+  setup.remote = best->remote->resolution;
+  setup.link = best->remote->link;
+  if (options.notification) setup.notification = *options.notification;
   setup.custom = options.custom;
   setup.timeout = options.timeout;
   auto transfer = Transfer::create(std::move(setup));

@@ -19,7 +19,8 @@ HandleTable<Transfer>& table() {
 
 }  // namespace
 
-Transfer::Transfer(Setup setup) : setup_(std::move(setup)) {}
+Transfer::Transfer(Setup setup)
+    : setup_(std::move(setup)), notification_(setup_.notification) {}
 
 Result<std::shared_ptr<Transfer>> Transfer::create(Setup setup) {
   std::shared_ptr<Transfer> transfer(new Transfer(std::move(setup)));
@@ -44,14 +45,10 @@ Result<std::shared_ptr<Transfer>> Transfer::create(Setup setup) {
   p.remote_region_count = p.remote_region ? static_cast<uint32_t>(s.remote->handles.size()) : 1;
   p.custom = s.custom.data();
   p.custom_size = s.custom.size();
-  {
-    base::MutexLock lock(transfer->mu_);
-    transfer->notification_ = s.notification;
-  }
   GatePass pass(s.peer ? &s.peer->gate : nullptr);
   if (!pass)
     return Status(Errc::NOT_FOUND, fmt::format("peer \"{}\" was invalidated", s.peer->name));
-  if (s.peer) p.peer = s.peer->through(*s.backend)->engine_peer;
+  if (s.peer) p.peer = s.link->engine_peer;  // valid inside of the gate
 
   transfer->id_ = table().add(transfer);
   if (transfer->id_ == 0)

@@ -48,6 +48,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
     std::shared_ptr<Peer> peer;  // nullptr: the agent itself
     Plan plan;
     std::shared_ptr<const Resolution> local, remote;
+    const PeerBackend* link = nullptr;  // of the peer
     std::string notification;
     std::string custom;
     std::chrono::nanoseconds timeout{0};
