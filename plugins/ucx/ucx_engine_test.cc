@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "engine_harness.h"
+#include "ucx_library.h"
 
 namespace nixl::test {
 namespace {
@@ -964,6 +965,13 @@ int main(int argc, char** argv) {
   nixl_error err{sizeof err, 0, text, sizeof text};
   if (nixl::test::Engine::plugin()->why_unusable(&err) != 0) {
     std::printf("skipped: %s\n", text);
+    return 77;
+  }
+  try {
+    nixl::ucx::Library::open("");
+  } catch (const nixl::BackendFailure& error) {
+    if (error.code() != nixl::Errc::NOT_SUPPORTED) throw;
+    std::printf("skipped: %s\n", error.what());  // a release that has an older one
     return 77;
   }
   testing::InitGoogleTest(&argc, argv);

@@ -298,9 +298,10 @@ class _Unusable(TypeError):
 
 
 def _refuse_to_write(operation: str) -> None:
+    side = "local" if operation == "READ" else "remote"
     raise ValueError(
-        f"a {operation} writes to the {'local' if operation == 'READ' else 'remote'} side, and some "
-        "of the memory there is read-only; give writable arrays"
+        f"a {operation} writes to the {side} side, and some of the memory there is read-only; give "
+        "writable arrays"
     )
 
 
@@ -588,7 +589,7 @@ class nixl_agent:
         kind = nixlBind.DRAM_SEG if device == -1 else nixlBind.VRAM_SEG
         return self._of_memory(cls, kind, ranges, tensors)
 
-    def _of_arrays(self, cls: Any, arrays: Sequence[np.ndarray]) -> Any:
+    def _of_arrays(self, cls: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
         ranges = []
         read_only = False
         for array in arrays:
@@ -695,7 +696,7 @@ class nixl_agent:
     def query_memory(
         self, reg_list: Any, backend: str, mem_type: Optional[str] = None
     ) -> List[Optional[Dict[str, str]]]:
-        """Facts about stored things, such as their size: one entry each, None where there is none."""
+        """Facts about stored things, such as their size: one entry each, None where is none."""
         descs = self._reg_list(reg_list, mem_type)
         if backend not in self.backends:
             raise ValueError(
@@ -748,9 +749,9 @@ class nixl_agent:
         self,
         operation: str,
         local_xfer_side: nixl_prepped_dlist_handle,
-        local_indices: Union[Sequence[int], np.ndarray],
+        local_indices: Union[Sequence[int], np.ndarray[Any, Any]],
         remote_xfer_side: nixl_prepped_dlist_handle,
-        remote_indices: Union[Sequence[int], np.ndarray],
+        remote_indices: Union[Sequence[int], np.ndarray[Any, Any]],
         notif_msg: Message = b"",
         backends: Sequence[str] = (),
         skip_desc_merge: bool = False,
