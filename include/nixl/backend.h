@@ -384,7 +384,7 @@ struct BackendDescription {
   extern "C" __attribute__((visibility("default"))) const nixl_plugin* NIXL_BACKEND_INIT(         \
       uint32_t /*host_abi*/) {                                                                    \
     static const nixl_plugin plugin = [] {                                                        \
-      static const ::nixl::BackendDescription d = (description);                                         \
+      static const ::nixl::BackendDescription d = (description);                                  \
       nixl_plugin p{};                                                                            \
       p.struct_size = sizeof p;                                                                   \
       p.abi_version = NIXL_PLUGIN_ABI_VERSION;                                                    \

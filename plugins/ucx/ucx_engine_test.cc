@@ -532,6 +532,8 @@ TEST_P(UcxTransfer, IsEndedByDisconnecting) {
   EXPECT_EQ(write.cancel(), 0);
 }
 
+std::string nameOf(const testing::TestParamInfo<Setup>& info) { return info.param.name; }
+
 INSTANTIATE_TEST_SUITE_P(
     Transports, UcxTransfer,
     testing::Values(Setup{"Default", {}}, Setup{"Tcp", {{"UCX_TLS", "tcp"}}},
@@ -542,9 +544,15 @@ INSTANTIATE_TEST_SUITE_P(
                           {{"ucx_error_handling_mode", "none"}, {"UCX_TLS", "posix,cma,self"}}},
                     Setup{"SharedMemoryAlone",
                           {{"ucx_error_handling_mode", "none"}, {"UCX_TLS", "sysv,self"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+    nameOf);
 
 // ---- notifications ---------------------------------------------------------------------------
+
+// For what does not depend on how many workers there are.
+const Setup kTransports[] = {
+    {"Default", {}},
+    {"Tcp", {{"UCX_TLS", "tcp"}}},
+    {"SharedMemory", {{"ucx_error_handling_mode", "none"}, {"UCX_TLS", "posix,cma,self"}}}};
 
 class UcxNotification : public UcxTransfer {};
 
@@ -597,12 +605,7 @@ TEST_P(UcxNotification, SentBeforeTheEndStillArrive) {
   }));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Transports, UcxNotification,
-    testing::Values(Setup{"Default", {}}, Setup{"Tcp", {{"UCX_TLS", "tcp"}}},
-                    Setup{"SharedMemory",
-                          {{"ucx_error_handling_mode", "none"}, {"UCX_TLS", "posix,cma,self"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Transports, UcxNotification, testing::ValuesIn(kTransports), nameOf);
 
 // ---- bytes from strangers --------------------------------------------------------------------
 
@@ -831,12 +834,7 @@ TEST_P(UcxProcesses, ExitCleanlyWithAnEngineStillThere) {
   EXPECT_EQ(other_->wait(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Transports, UcxProcesses,
-    testing::Values(Setup{"Default", {}}, Setup{"Tcp", {{"UCX_TLS", "tcp"}}},
-                    Setup{"SharedMemory",
-                          {{"ucx_error_handling_mode", "none"}, {"UCX_TLS", "posix,cma,self"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Transports, UcxProcesses, testing::ValuesIn(kTransports), nameOf);
 
 // A peer may have another UCX. NIXL_UCX_TEST_OTHER names one; the system's else.
 TEST(UcxVersions, WorkTogether) {

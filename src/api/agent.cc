@@ -362,7 +362,7 @@ bool Agent::hasNotifications() const { return !impl_->use().notifier().empty(); 
 
 std::vector<Event> Agent::events() {
   core::AgentCore& core = impl_->use();
-  core.drive(50'000);
+  core.drive(core::kCheckBudgetNs);
   return core.notifier().takeEvents();
 }
 

@@ -207,7 +207,7 @@ Status AgentCore::connectPeer(const std::string& name, const std::vector<std::st
   if (!peer)
     return Status(Errc::NOT_FOUND,
                   fmt::format("connect to \"{}\": its metadata is not loaded", name));
-  if (!peer->connected())
+  if (peer->linkCount() == 0)
     return Status(Errc::NOT_FOUND,
                   fmt::format("connect to \"{}\": its metadata holds no connection", name));
   for (Backend* backend : chosen)
@@ -372,7 +372,7 @@ void AgentCore::heardFromFormer(const metadata::EnvelopeView& envelope,
   const std::string name(envelope.agent);
   const bool notification = envelope.kind == metadata::kEnvelopeNotification;
   if (!former.first && !notification) return;
-  nameConflict(name, former.incarnation,
+  nameConflict(name, envelope.sender,
                fmt::format("a message came of the process that was \"{}\" before another one took "
                            "the name over; it was {}. If it was not merely late, two processes go "
                            "by this name: give each agent a name of its own",
@@ -380,7 +380,7 @@ void AgentCore::heardFromFormer(const metadata::EnvelopeView& envelope,
                notification ? envelope.payload : std::string_view());
   if (!former.first) return;
   if (auto current = peers_.find(name); current && !current->down.load())
-    sendControl(current, {metadata::Control::kRival, former.incarnation, former.created_unix_ns});
+    sendControl(current, {metadata::Control::kRival, envelope.sender, former.created_unix_ns});
 }
 
 void AgentCore::receivedControl(const metadata::EnvelopeView& envelope) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <utility>
 
 #include "base/log.h"
 #include "core/handles.h"
@@ -67,11 +68,6 @@ PeerBackend* Peer::through(const Backend& backend) const {
   base::ReaderLock lock(mu_);
   auto found = links_.find(&backend);
   return found == links_.end() ? nullptr : found->second.get();
-}
-
-bool Peer::connected() const {
-  base::ReaderLock lock(mu_);
-  return !links_.empty();
 }
 
 size_t Peer::linkCount() const {
@@ -306,12 +302,14 @@ void PeerTable::bury(const metadata::Incarnation& incarnation, uint64_t created_
 
 std::optional<PeerTable::Former> PeerTable::former(const metadata::Incarnation& sender) {
   if (!any_tombstones_.load(std::memory_order_acquire)) return std::nullopt;
+  {
+    base::ReaderLock lock(mu_);  // nearly every sender is somebody else
+    if (!tombstones_.contains(sender)) return std::nullopt;
+  }
   base::WriterLock lock(mu_);
   auto found = tombstones_.find(sender);
   if (found == tombstones_.end()) return std::nullopt;
-  const bool first = !found->second.heard_from;
-  found->second.heard_from = true;
-  return Former{sender, found->second.created_unix_ns, first};
+  return Former{found->second.created_unix_ns, !std::exchange(found->second.heard_from, true)};
 }
 
 void PeerTable::remember(const Peer& peer) {

@@ -105,7 +105,6 @@ class Peer : public std::enable_shared_from_this<Peer> {
   Result<Resolution> resolve(const Backend& backend, const DescList& list);
   bool covers(const Backend& backend, const DescList& list) const;
   bool has(const Backend& backend, MemType type) const;
-  bool connected() const;  // through any engine
   size_t linkCount() const;  // how many engines
 
  private:
@@ -142,7 +141,6 @@ class PeerTable {
 
   // Whether a sender was replaced by the current holder of its name.
   struct Former {
-    metadata::Incarnation incarnation;
     uint64_t created_unix_ns;
     bool first;  // nobody asked before
   };

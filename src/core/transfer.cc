@@ -90,10 +90,7 @@ bool Transfer::inFlight() const {
 
 uint64_t Transfer::bytesLeft() const {
   base::MutexLock lock(mu_);
-  const Plan& plan = setup_.plan;
-  return static_cast<uint64_t>(static_cast<double>(plan.bytes) *
-                               (static_cast<double>(plan.count - posted_) /
-                                static_cast<double>(plan.count)));
+  return setup_.plan.bytes / setup_.plan.count * (setup_.plan.count - posted_);
 }
 
 void Transfer::become(XferState next) {
@@ -270,7 +267,7 @@ void Transfer::settle(uint64_t first, uint64_t count, Errc status) {
 }
 
 std::string Transfer::withObject(std::string_view reason) const {
-  const std::string call = fmt::format("engine {}: post: ", setup_.backend->name);
+  const std::string call = setup_.backend->engine->calling("post") + ": ";
   if (reason.starts_with(call)) reason.remove_prefix(call.size());  // said better below
   return fmt::format("{}: {} \"{}\": {}", setup_.backend->name,
                      setup_.plan.op == OpType::WRITE ? "WRITE to" : "READ from",

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -54,11 +55,11 @@ class WorkQueue {
 
  private:
   void put(Item item) {
-    by_left_.emplace(std::pair(item.left, item.age), item.age);
+    by_left_.emplace(item.left, item.age);
     by_age_.emplace(item.age, std::move(item));
   }
 
-  std::map<std::pair<uint64_t, uint64_t>, uint64_t> by_left_;  // (left, age): age
+  std::set<std::pair<uint64_t, uint64_t>> by_left_;  // (left, age)
   std::map<uint64_t, Item> by_age_;
   uint64_t last_age_ = 0, turn_ = 0;
 };

@@ -49,8 +49,10 @@ TEST(WorkQueue, AStreamOfSmallOnesKeepsNothingWaiting) {
     push(queue, 1, 1);  // one comes for each that goes
     auto item = queue.take();
     ended = *item.work == 0 && item.left <= 10;
-    const uint64_t left = item.left - 10;
-    if (*item.work == 0 && !ended) queue.putBack(std::move(item), left);
+    if (*item.work == 0 && !ended) {
+      const uint64_t left = item.left - 10;
+      queue.putBack(std::move(item), left);
+    }
   }
   EXPECT_LE(turns, 40) << "a quarter of the turns is the oldest's";
 }

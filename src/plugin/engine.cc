@@ -40,6 +40,10 @@ Status onlyStatus(Result<int32_t> result) { return result.status(); }
 
 }  // namespace
 
+nixl_facts factsOf(const nixl_plugin& plugin) {
+  return plugin.facts != nullptr ? copyOf(*plugin.facts) : nixl_facts{};
+}
+
 // ---- calling ------------------------------------------------------------------------------------
 
 std::unique_lock<std::recursive_mutex> Engine::turn() {
@@ -135,7 +139,7 @@ Engine::Engine(const nixl_plugin& plugin, void* engine, const nixl_engine_ops& o
       name_(plugin.name),
       engine_(engine),
       ops_(ops),
-      facts_(plugin.facts != nullptr ? copyOf(*plugin.facts) : nixl_facts{}),
+      facts_(factsOf(plugin)),
       fork_generation_(base::forkGeneration()) {}
 
 Engine::~Engine() {

@@ -26,6 +26,10 @@ struct CreateArgs {
   unsigned threads_wanted = 0;
 };
 
+// What a plugin says before an engine exists. Its table may be older, and shorter, than ours: what it
+// lacks is zero.
+nixl_facts factsOf(const nixl_plugin& plugin);
+
 // One engine of one agent, through the table that its plugin gave. What the calls mean, block and
 // report is written at nixl_engine_ops; this adds:
 //
@@ -46,6 +50,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const std::string& name() const { return name_; }
+  // What an error of that call begins with: "engine NAME: CALL".
+  std::string calling(const char* call) const;
   const nixl_plugin& plugin() const { return plugin_; }
 
   // Asked for once, when it was made.
@@ -113,8 +119,6 @@ class Engine {
   // The turn of a call into an engine that wants one at a time; otherwise nothing.
   std::unique_lock<std::recursive_mutex> turn();
   bool forked() const;
-  std::string calling(const char* call) const;
-
   // Makes a call that returns a code: that code when it is not negative.
   template <typename Function, typename... Args>
   Result<int32_t> ask(const char* call, Function function, Args... args);

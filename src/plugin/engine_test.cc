@@ -121,6 +121,17 @@ TEST_F(EngineTest, DoesNotClaimWhatItsTableLacks) {
   EXPECT_FALSE(engine->queries());
 }
 
+TEST_F(EngineTest, FactsOfAnOlderPluginAreReadNoFurtherThanTheyGo) {
+  nixl_facts facts;
+  std::memset(&facts, 0xff, sizeof facts);
+  facts.struct_size = offsetof(nixl_facts, flags) + sizeof facts.flags;
+  plugin.facts = &facts;
+  EXPECT_EQ(factsOf(plugin).flags, facts.flags);
+  EXPECT_EQ(factsOf(plugin).alignment, 0u);
+  plugin.facts = nullptr;
+  EXPECT_EQ(factsOf(plugin).flags, 0u);
+}
+
 TEST_F(EngineTest, TakesThePluginsFactsWhereTheEngineHasNone) {
   ops.facts = nullptr;
   nixl_facts facts{};

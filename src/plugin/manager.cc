@@ -13,6 +13,7 @@
 #include "base/config.h"
 #include "base/dlopen.h"
 #include "base/log.h"
+#include "plugin/engine.h"
 #include "plugin/error_text.h"
 
 namespace nixl::plugin {
@@ -166,7 +167,7 @@ Result<BackendInfo> Manager::info(const std::string& name) {
   info.version = orEmpty(plugin->version);
   info.summary = orEmpty(plugin->summary);
   info.path = find(name)->path;
-  const nixl_facts facts = plugin->facts != nullptr ? *plugin->facts : nixl_facts{};
+  const nixl_facts facts = factsOf(*plugin);
   for (unsigned i = 0; i < kMemTypes; ++i)
     if (facts.memory_kinds >> i & 1u) info.mems.push_back(static_cast<MemType>(i));
   for (const nixl_option* o = plugin->options; o != nullptr && o->name != nullptr; ++o) {

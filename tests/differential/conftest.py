@@ -15,12 +15,13 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BUILD = Path(os.environ.get("NIXL_BUILD_DIR") or ROOT / "build").resolve()
 UPSTREAM = Path(os.environ.get("NIXL_DIFFERENTIAL_DIR") or ROOT / "build" / "differential")
 PROGRAMS = int(os.environ.get("NIXL_DIFFERENTIAL_PROGRAMS") or 15)
 
+sys.path.insert(0, str(HERE.parent / "support"))
 sys.path.insert(0, str(HERE))
 
+import build_tree  # noqa: E402
 from sides import Side  # noqa: E402
 
 COUNTS = collections.Counter()
@@ -34,14 +35,7 @@ def pytest_collection_modifyitems(items):
 
 def environment_of_ours():
     env = dict(os.environ)
-    package = BUILD / "bindings" / "python"
-    if list(package.glob("nixl/_bindings*.so")):
-        older = env.get("PYTHONPATH")
-        env["PYTHONPATH"] = str(package) + (os.pathsep + older if older else "")
-        env.setdefault("NIXL_PLUGIN_DIR", str(BUILD / "plugins"))
-        ucx = sorted(ROOT.glob(".venv/lib/python*/site-packages/libucx/lib"))
-        if ucx:
-            env.setdefault("NIXL_UCX_PATH", str(ucx[-1]))
+    build_tree.add_to(env)
     return env
 
 

@@ -15,6 +15,12 @@ sys.path.insert(0, str(ROOT / "dev"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
+def outside():
+    """The environment of a program that sees neither the build tree nor the .venv."""
+    ours = ("PYTHONPATH", "LD_LIBRARY_PATH", "NIXL_PLUGIN_DIR", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The wheel's path."""
@@ -46,8 +52,7 @@ def contents(wheel, tmp_path_factory):
 def installed_python(wheel, tmp_path_factory):
     """The Python of a new venv in which the wheel is installed, and nothing else of ours."""
     folder = tmp_path_factory.mktemp("venv")
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("PYTHONPATH", "NIXL_PLUGIN_DIR")}
+    environment = outside()
     python = folder / "bin" / "python"
     for command in ([sys.executable, "-m", "venv", str(folder)],
                     [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check",
@@ -56,3 +61,15 @@ def installed_python(wheel, tmp_path_factory):
                               universal_newlines=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stdout
     return python
+
+
+@pytest.fixture
+def run_installed(installed_python):
+    """run_installed(ARGUMENT, ...): the exit status and output of the venv's Python."""
+
+    def run(*arguments):
+        return subprocess.run([str(installed_python), *map(str, arguments)],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              universal_newlines=True, env=outside(), timeout=400)
+
+    return run

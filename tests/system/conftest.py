@@ -1,8 +1,4 @@
-"""Finds the build tree, and starts the processes that tests are made of.
-
-NIXL_BUILD_DIR names the build folder (default: build in the root of the checkout). Without one the
-installed package is tested.
-"""
+"""Starts the processes that tests are made of; support/build_tree.py says what they use."""
 
 import itertools
 import os
@@ -12,29 +8,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-BUILD = Path(os.environ.get("NIXL_BUILD_DIR") or ROOT / "build").resolve()
-PACKAGE = BUILD / "bindings" / "python"
+sys.path.insert(0, str(HERE.parent / "support"))
+sys.path.insert(0, str(HERE))
 
+import build_tree  # noqa: E402
 
-def _prepend(variable, folder):
-    older = os.environ.get(variable)
-    os.environ[variable] = str(folder) + (os.pathsep + older if older else "")
-
-
-def _use_build_tree():
-    if list(PACKAGE.glob("nixl/_bindings*.so")):
-        sys.path.insert(0, str(PACKAGE))
-        _prepend("PYTHONPATH", PACKAGE)
-        os.environ.setdefault("NIXL_PLUGIN_DIR", str(BUILD / "plugins"))
-        ucx = sorted(ROOT.glob(".venv/lib/python*/site-packages/libucx/lib"))
-        if ucx:
-            os.environ.setdefault("NIXL_UCX_PATH", str(ucx[-1]))
-    sys.path.insert(0, str(HERE))
-    _prepend("PYTHONPATH", HERE)
-
-
-_use_build_tree()
+build_tree.use()
+build_tree.prepend(os.environ, "PYTHONPATH", HERE)
 
 from processes import Peer, end_all, run_program  # noqa: E402
 

@@ -274,8 +274,8 @@ class _registration:
     def __exit__(self, *exc: object) -> None:
         try:
             self._agent.deregister_memory(self._descs, self._backends)
-        except (nixlBind.nixlShutDownError, nixlBind.nixlForkedError):
-            pass  # it went with its agent, or is the parent process's
+        except _GONE:
+            pass
 
 
 def _class_of(module: str, name: str) -> Any:
@@ -303,6 +303,12 @@ def _refuse_to_write(operation: str) -> None:
         f"a {operation} writes to the {side} side, and some of the memory there is read-only; give "
         "writable arrays"
     )
+
+
+def _wants_all(mode: str) -> bool:
+    if mode not in ("all", "any"):
+        raise ValueError(f'mode must be "all" or "any", not {mode!r}')
+    return mode == "all"
 
 
 class nixl_agent:
@@ -919,11 +925,10 @@ class nixl_agent:
         in which a failed one is ``"ERR"``; ``mode="any"`` returns as soon as one has ended. Signals
         are handled meanwhile, so that Ctrl-C gets through.
         """
-        if mode not in ("all", "any"):
-            raise ValueError(f'mode must be "all" or "any", not {mode!r}')
+        wait_all = _wants_all(mode)
         pending = [handles] if isinstance(handles, nixl_xfer_handle) else list(handles)
         agent = pending[0]._agent if pending else self.agent
-        agent.waitXferReqs([h._handle for h in pending], mode == "all", timeout)
+        agent.waitXferReqs([h._handle for h in pending], wait_all, timeout)
         if isinstance(handles, nixl_xfer_handle):
             return self.check_xfer_state(handles)
         states = []

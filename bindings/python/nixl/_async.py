@@ -17,7 +17,7 @@ import time
 import weakref
 
 from nixl import _bindings as nixlBind
-from nixl._api import nixl_xfer_handle
+from nixl._api import _wants_all, nixl_xfer_handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,16 +184,15 @@ async def transfer(
 
 
 async def wait(agent: nixl_agent, handles: Any, timeout: Optional[float], mode: str) -> Any:
-    if mode not in ("all", "any"):
-        raise ValueError(f'mode must be "all" or "any", not {mode!r}')
+    wait_all = _wants_all(mode)
     if not isinstance(handles, nixl_xfer_handle):
         handles = list(handles)
     pending = [handles] if isinstance(handles, nixl_xfer_handle) else handles
     native = pending[0]._agent if pending else agent.agent
     numbers = [h._handle for h in pending]
-    enough = len(numbers) if mode == "all" else min(1, len(numbers))
+    enough = len(numbers) if wait_all else min(1, len(numbers))
     # Drives once, and refuses what is released or another agent's.
-    if native.waitXferReqs(numbers, mode == "all", 0.0) < enough:
+    if native.waitXferReqs(numbers, wait_all, 0.0) < enough:
         await _until(native, lambda: native.countEndedXferReqs(numbers) >= enough, timeout)
     return agent.wait(handles, 0.0, mode)
 

@@ -1,8 +1,4 @@
-"""Finds the build tree, and makes agents that end with their test.
-
-NIXL_BUILD_DIR names the build folder (default: build in the root of the checkout). Without one the
-installed package is tested.
-"""
+"""Makes agents that end with their test; tests/support/build_tree.py says what is tested."""
 
 import itertools
 import os
@@ -14,23 +10,11 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-BUILD = Path(os.environ.get("NIXL_BUILD_DIR") or ROOT / "build").resolve()
-PACKAGE = BUILD / "bindings" / "python"
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+import build_tree  # noqa: E402
 
-def _use_build_tree():
-    if not list(PACKAGE.glob("nixl/_bindings*.so")):
-        return
-    sys.path.insert(0, str(PACKAGE))
-    older = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(PACKAGE) + (os.pathsep + older if older else "")
-    os.environ.setdefault("NIXL_PLUGIN_DIR", str(BUILD / "plugins"))
-    ucx = sorted(ROOT.glob(".venv/lib/python*/site-packages/libucx/lib"))
-    if ucx:
-        os.environ.setdefault("NIXL_UCX_PATH", str(ucx[-1]))
-
-
-_use_build_tree()
+build_tree.use()
 sys.path.insert(0, str(HERE))
 
 from nixl._api import nixl_agent, nixl_agent_config  # noqa: E402

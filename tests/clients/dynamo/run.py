@@ -61,6 +61,19 @@ class Compared:
         self.operations += 1
 
 
+async def carry_out(step):
+    """Every operation of the plan, one after the other, and then some at once."""
+    import dynamo.nixl_connect as connect
+
+    connector = connect.Connector()
+    number = 0
+    for number, (kind, sizes, seed) in enumerate(plan()):
+        await step(connector, number, kind, sizes, seed)
+    await asyncio.gather(*(
+        step(connector, number + 1 + i, ("read", "write")[i % 2], [MB], 900 + i)
+        for i in range(AT_ONCE)))
+
+
 def offering(folder):
     import dynamo.nixl_connect as connect
 
@@ -76,16 +89,7 @@ def offering(folder):
         if kind == "write":
             compared.same(memory, tensors(sizes, seed), "operation %d" % number)
 
-    async def run():
-        connector = connect.Connector()
-        number = 0
-        for number, (kind, sizes, seed) in enumerate(plan()):
-            await offer(connector, number, kind, sizes, seed)
-        await asyncio.gather(*(
-            offer(connector, number + 1 + i, ("read", "write")[i % 2], [MB], 900 + i)
-            for i in range(AT_ONCE)))
-
-    asyncio.run(run())
+    asyncio.run(carry_out(offer))
     return {"operations": compared.operations, "bytes": compared.bytes}
 
 
@@ -111,16 +115,7 @@ def acting(folder):
         if kind == "read":
             compared.same(memory, tensors(sizes, seed), "operation %d" % number)
 
-    async def run():
-        connector = connect.Connector()
-        number = 0
-        for number, (kind, sizes, seed) in enumerate(plan()):
-            await act(connector, number, kind, sizes, seed)
-        await asyncio.gather(*(
-            act(connector, number + 1 + i, ("read", "write")[i % 2], [MB], 900 + i)
-            for i in range(AT_ONCE)))
-
-    asyncio.run(run())
+    asyncio.run(carry_out(act))
     print("operation, bytes: median in ms")
     for (kind, size), durations in sorted(taken.items()):
         print("%5s %10d: %8.2f" % (kind, size, pair.median_us(durations) / 1e3))
