@@ -83,6 +83,7 @@ struct Event {
     REMOTE_FAILURE = 6,    // a peer's transfer into our memory failed or was cancelled
     NOTIFICATIONS_LOST = 7,
     NAME_CONFLICT = 8,  // two processes hold one name: `peer`, or this agent's own
+    PEER_NOT_QUIESCED = 9,  // memory was deregistered, and this peer may still write there
   };
   Kind kind;
   std::string peer;
@@ -178,11 +179,17 @@ class NIXL_API Agent {
   Memory registerMemory(const std::vector<MemDescriptor>& ranges, const char* backend) {
     return registerMemory(ranges, std::vector<std::string>{backend});
   }
-  void deregisterMemory(Memory memory);
+  // Ends what is in flight there, here and at peers that use the memory through a transport which
+  // cannot refuse them (docs/guide/failures.md), and waits for it: NIXL_QUIESCE_MS for peers.
+  // Throws NOT_QUIESCED when something may still land: of our own, and then the memory stays
+  // registered; of peers, when `fence` is REQUIRE. They are named in an event in any case.
+  enum class Fence : uint8_t { REQUIRE, BEST_EFFORT };
+  void deregisterMemory(Memory memory, Fence fence = Fence::REQUIRE);
   // The same by ranges: each must match one registration exactly; otherwise nothing is removed
   // (NOT_FOUND).
   void deregisterMemory(const std::vector<MemDescriptor>& ranges,
-                        const std::vector<std::string>& backends = {});
+                        const std::vector<std::string>& backends = {},
+                        Fence fence = Fence::REQUIRE);
   // Facts about stored things (size, ...): one entry per range, none where it does not exist.
   std::vector<std::optional<Params>> queryMemory(const std::vector<MemDescriptor>& ranges,
                                                  const std::string& backend);

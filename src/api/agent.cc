@@ -131,11 +131,13 @@ Memory Agent::registerMemory(const std::vector<MemDescriptor>& ranges,
   return {orThrow(impl_->use().registerMemory(ranges, backends))};
 }
 
-void Agent::deregisterMemory(Memory memory) { orThrow(impl_->use().deregisterMemory(memory.id)); }
+void Agent::deregisterMemory(Memory memory, Fence fence) {
+  orThrow(impl_->use().deregisterMemory(memory.id, fence == Fence::REQUIRE));
+}
 
 void Agent::deregisterMemory(const std::vector<MemDescriptor>& ranges,
-                             const std::vector<std::string>& backends) {
-  orThrow(impl_->use().deregisterMemory(ranges, backends));
+                             const std::vector<std::string>& backends, Fence fence) {
+  orThrow(impl_->use().deregisterMemory(ranges, backends, fence == Fence::REQUIRE));
 }
 
 std::vector<std::optional<Params>> Agent::queryMemory(const std::vector<MemDescriptor>& ranges,

@@ -128,6 +128,8 @@ Status AgentCore::start() {
   inline_ns_ = static_cast<uint64_t>(inline_us) * 1000;
   NIXL_ASSIGN_OR_RETURN(const int64_t stall_ms, base::configInt("NIXL_STALL_MS"));
   stall_ns_ = static_cast<uint64_t>(stall_ms) * 1'000'000;
+  NIXL_ASSIGN_OR_RETURN(const int64_t quiesce_ms, base::configInt("NIXL_QUIESCE_MS"));
+  quiesce_ns_ = static_cast<uint64_t>(quiesce_ms) * 1'000'000;
   telemetry_ = config_.capture_telemetry;
   if (base::configIsSet("NIXL_TELEMETRY_ENABLE")) {
     NIXL_ASSIGN_OR_RETURN(telemetry_, base::configBool("NIXL_TELEMETRY_ENABLE"));
@@ -180,9 +182,22 @@ AgentCore::~AgentCore() {
                         [](const auto& transfer) { return transfer->inFlight(); });
   };
   waitUntil(quiet, base::Deadline::after(kShutDown / 4));
+  for (auto& backend : backends()) {
+    bool told = false;
+    for (const auto& region : backend->registry.all()) told = told || region->told.load();
+    if (told) (void)quiescePeers(*backend, nullptr, kShutDown / 4);
+  }
   for (auto& peer : peers_.all()) {
+    takeLeaveOf(peer);
     peers_.remove(peer);
     peer->retire();
+  }
+  {
+    std::map<metadata::Incarnation, User> users;  // their connections end outside of the lock
+    std::vector<Answer> answers;
+    base::MutexLock lock(fences_mu_);
+    users.swap(users_);
+    answers.swap(answers_);
   }
   waitUntil(quiet, base::Deadline::after(kShutDown / 4));
   progress_.stop();
@@ -346,7 +361,7 @@ Result<std::vector<std::shared_ptr<Region>>> AgentCore::registerWith(
     std::vector<std::shared_ptr<Region>> counted;
     for (auto& region : all)
       if (std::find(fresh.begin(), fresh.end(), region) == fresh.end()) counted.push_back(region);
-    (void)deregisterFrom(backend, backend.registry.remove(counted));
+    (void)deregisterFrom(backend, backend.registry.remove(counted), false);
     return why;
   };
   if (fresh.empty()) return all;
@@ -408,7 +423,8 @@ Result<uint64_t> AgentCore::registerMemory(const std::vector<MemDescriptor>& ran
   return handle;
 }
 
-Status AgentCore::deregisterFrom(Backend& backend, std::vector<std::shared_ptr<Region>> regions) {
+Status AgentCore::deregisterFrom(Backend& backend, std::vector<std::shared_ptr<Region>> regions,
+                                 bool require) {
   if (regions.empty()) return {};
   const auto deadline = base::Deadline::after(kDeregister);
   // Nothing of ours may go on using the memory: what is in flight in it is cancelled first.
@@ -440,28 +456,30 @@ Status AgentCore::deregisterFrom(Backend& backend, std::vector<std::shared_ptr<R
                                       .count()));
   }
   if (!status.ok()) return status;  // the engine keeps the regions: they are still in use
+  status = quiescePeers(backend, &regions, std::chrono::nanoseconds(quiesce_ns_));
   std::vector<void*> handles;
   handles.reserve(regions.size());
   for (auto& region : regions) handles.push_back(region->handle);
   auto done = backend.engine->deregister(handles, deadline);
   if (!done.has_value()) return std::move(done).error().within("deregister memory");
-  return {};
+  return require ? status : Status();
 }
 
-Status AgentCore::deregisterMemory(uint64_t handle) {
+Status AgentCore::deregisterMemory(uint64_t handle, bool require) {
   auto registration = registrations().take(handle);
   if (!registration)
     return Status(Errc::INVALID_PARAM, "deregister memory: the handle was released, or never was");
   Status status;
   for (auto& [backend, regions] : registration->regions) {
-    Status one = registration->agent->deregisterFrom(*backend, backend->registry.remove(regions));
+    Status one = registration->agent->deregisterFrom(*backend, backend->registry.remove(regions),
+                                                     require);
     if (!one.ok()) status = std::move(one);
   }
   return status;
 }
 
 Status AgentCore::deregisterMemory(const std::vector<MemDescriptor>& ranges,
-                                   const std::vector<std::string>& backends) {
+                                   const std::vector<std::string>& backends, bool require) {
   if (ranges.empty()) return {};
   const MemType type = ranges[0].type;
   NIXL_ASSIGN_OR_RETURN(
@@ -473,7 +491,7 @@ Status AgentCore::deregisterMemory(const std::vector<MemDescriptor>& ranges,
   Status status;
   for (Backend* backend : chosen) {
     auto gone = backend->registry.remove(ranges);
-    Status one = gone.has_value() ? deregisterFrom(*backend, *std::move(gone))
+    Status one = gone.has_value() ? deregisterFrom(*backend, *std::move(gone), require)
                                   : std::move(gone).error().within("deregister memory");
     if (!one.ok()) status = std::move(one);
   }

@@ -1,6 +1,7 @@
 // core/agent_core.h - an agent: its engines, registrations, peers and transfers, put together.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -73,9 +74,11 @@ class AgentCore final : private metadata::Exchange::Host {
 
   Result<uint64_t> registerMemory(const std::vector<MemDescriptor>& ranges,
                                   const std::vector<std::string>& backends);
-  Status deregisterMemory(uint64_t handle);
+  // NOT_QUIESCED: somebody may still write there. Our own engines: the memory stays registered.
+  // Peers: it is not registered any more; told as an event, and returned if `require`.
+  Status deregisterMemory(uint64_t handle, bool require);
   Status deregisterMemory(const std::vector<MemDescriptor>& ranges,
-                          const std::vector<std::string>& backends);
+                          const std::vector<std::string>& backends, bool require);
   Result<std::vector<std::optional<Params>>> queryMemory(const std::vector<MemDescriptor>& ranges,
                                                          const std::string& backend);
 
@@ -144,7 +147,21 @@ class AgentCore final : private metadata::Exchange::Host {
                                            const std::function<bool(Backend&)>& able) const;
   Result<std::vector<std::shared_ptr<Region>>> registerWith(Backend& backend,
                                                             const std::vector<MemDescriptor>&);
-  Status deregisterFrom(Backend& backend, std::vector<std::shared_ptr<Region>> regions);
+  Status deregisterFrom(Backend& backend, std::vector<std::shared_ptr<Region>> regions,
+                        bool require);
+
+  // ---- agent_fences.cc: memory that a transport cannot protect
+  void introduceTo(Backend& backend, const std::shared_ptr<Peer>& peer, const PeerBackend& link);
+  void takeLeaveOf(const std::shared_ptr<Peer>& peer);
+  // Asks all peers that use our memory through `backend` to let go of these regions (nullptr: of
+  // all), and waits until they did. NOT_QUIESCED: says who did not answer.
+  Status quiescePeers(Backend& backend, const std::vector<std::shared_ptr<Region>>* regions,
+                      std::chrono::nanoseconds limit);
+  bool aboutMemory(const metadata::EnvelopeView& envelope);  // false: it is about something else
+  void askedToQuiesce(const metadata::EnvelopeView& envelope, const metadata::Control& control);
+  void answerQuiesced();
+  // Nothing comes from there any more.
+  void forgetUser(const metadata::Incarnation& incarnation);
   metadata::BackendSection section(Backend& backend, bool with_connection,
                                    const std::vector<std::shared_ptr<Region>>& regions) const;
   Status sendFrame(Backend& backend, const std::shared_ptr<Peer>& peer, uint8_t kind,
@@ -194,6 +211,27 @@ class AgentCore final : private metadata::Exchange::Host {
   base::Mutex flight_mu_;
   std::set<std::shared_ptr<Transfer>> flight_ NIXL_GUARDED_BY(flight_mu_);
   std::atomic<size_t> in_flight_{0};
+
+  // Peers that said that they use our memory.
+  struct User {
+    std::string name;
+    std::map<std::string, std::string> blobs;  // how to reach it, by backend
+    bool has_thread = true;      // makes progress without being polled
+    bool silent = false;         // did not answer the last time
+    std::shared_ptr<Peer> peer;  // made of the blobs when first asked
+  };
+  struct Answer {  // owed to a peer
+    std::shared_ptr<Peer> to;
+    uint64_t token;
+    std::vector<std::shared_ptr<Transfer>> waiting_for;
+  };
+  uint64_t quiesce_ns_ = 0;
+  base::Mutex fences_mu_;
+  std::map<metadata::Incarnation, User> users_ NIXL_GUARDED_BY(fences_mu_);
+  std::map<uint64_t, std::set<metadata::Incarnation>> asked_ NIXL_GUARDED_BY(fences_mu_);
+  uint64_t last_token_ NIXL_GUARDED_BY(fences_mu_) = 0;
+  std::vector<Answer> answers_ NIXL_GUARDED_BY(fences_mu_);
+  std::atomic<size_t> answers_due_{0};
 
   base::Mutex exchange_mu_;
   std::unique_ptr<metadata::Exchange> exchange_ NIXL_GUARDED_BY(exchange_mu_);

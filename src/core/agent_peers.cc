@@ -19,7 +19,7 @@ metadata::Blob AgentCore::emptyBlob(bool partial) const {
   blob.sequence = sequence_.fetch_add(1) + 1;
   blob.secret = secret_;
   blob.host_id = host_id_;
-  blob.features = 0;
+  blob.features = metadata::kFeatureFence;
   blob.partial = partial;
   return blob;
 }
@@ -36,6 +36,7 @@ metadata::BackendSection AgentCore::section(
   const std::string* last_key = nullptr;
   uint32_t last_number = 0;
   for (const auto& region : regions) {
+    region->told.store(true, std::memory_order_relaxed);
     if (last_key == nullptr || *last_key != region->key) {
       const auto [where, fresh] =
           keys.try_emplace(region->key, static_cast<uint32_t>(section.keys.size()));
@@ -116,6 +117,7 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
     if (peers_.remove(peer)) peer->retire();
     peer = nullptr;
   }
+  bool fresh_links = false;
   if (!peer) {
     // Whoever finds the name may use it at once: it gets its name when it is whole.
     auto fresh = std::make_shared<Peer>(blob->agent, *blob);
@@ -138,17 +140,22 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
       notifier_.add(std::move(event));
       progress_.changed();
     }
-    if (adopted->peer != fresh) peer = adopted->peer;
+    fresh_links = adopted->peer == fresh;
+    peer = adopted->peer;
   }
-  bool connected = peer == nullptr;
-  if (peer) {
+  if (!fresh_links) {
     const size_t links = peer->linkCount();
     NIXL_TRY(peer->merge(*blob, backends()).within(doing));
-    connected = peer->linkCount() != links;
+    fresh_links = peer->linkCount() != links;
   }
   // Connecting goes on in the background. Regions alone do not, and some programs bring them with
   // every transfer: those must not cost a turn of the progress thread each.
-  if (connected) wake();
+  if (fresh_links) {
+    // Before the first transfer, so that the owner of the memory knows of it in time.
+    for (Backend* backend : backends())
+      if (const PeerBackend* link = peer->through(*backend)) introduceTo(*backend, peer, *link);
+    wake();
+  }
   return blob->agent;
 }
 
@@ -171,6 +178,7 @@ Status AgentCore::invalidatePeer(const std::string& peer) {
   if (!removed)
     return Status(Errc::NOT_FOUND, fmt::format("invalidate peer \"{}\": its metadata is not loaded",
                                                peer));
+  takeLeaveOf(removed);
   removed->retire();
   wake();
   return {};
@@ -325,6 +333,8 @@ void AgentCore::received(std::string_view frame) {
                         name_, envelope.error().message());
     return;
   }
+  // Also of one that another took the name from: it may still move bytes.
+  if (envelope->kind == metadata::kEnvelopeControl && aboutMemory(*envelope)) return;
   if (auto former = peers_.former(envelope->sender)) {
     heardFromFormer(*envelope, *former);
     return;
@@ -411,6 +421,11 @@ void AgentCore::peerChanged(uint64_t link, int32_t state, Errc status,
                             const std::string& reason) {
   auto peer = peerOfLink(link);
   if (!peer) return;
+  if (state == NIXL_PEER_DOWN) {
+    peer->down.store(true, std::memory_order_release);
+    forgetUser(peer->incarnation);
+  }
+  if (peer->only_user) return;
   Event event{};
   event.peer = peer->name;
   event.incarnation = peer->incarnation.hex();
@@ -424,7 +439,6 @@ void AgentCore::peerChanged(uint64_t link, int32_t state, Errc status,
       event.kind = Event::Kind::PEER_SUSPECT;
       break;
     case NIXL_PEER_DOWN:
-      peer->down.store(true, std::memory_order_release);
       event.kind = Event::Kind::PEER_DOWN;
       NIXL_LOG_INFO("agent \"{}\": peer \"{}\" is down: {}", name_, peer->name, event.text);
       break;

@@ -193,6 +193,8 @@ Result<uint64_t> AgentCore::joinSides(OpType op, const PreparedSide& local,
   if (options.notification) setup.notification = *options.notification;
   setup.custom = options.custom;
   setup.timeout = options.timeout;
+  if (setup.link != nullptr && !setup.link->introduced.load(std::memory_order_relaxed))
+    introduceTo(*backend, setup.peer, *setup.link);
   auto transfer = Transfer::create(std::move(setup));
   if (!transfer.has_value()) return std::move(transfer).error();
   return (*transfer)->id();
@@ -256,7 +258,10 @@ Result<XferState> AgentCore::post(Transfer& transfer, std::optional<std::string>
   if (transfer.peer()) NIXL_TRY(current(transfer.peer()).within("post a transfer"));
   // One that has just ended without anybody looking is given the chance to be seen as such.
   if (transfer.state() == XferState::POSTED) progress_.tryDrive(kCheckBudgetNs);
-  NIXL_TRY(transfer.begin(std::move(notification), timeout));
+  for (bool begun = false; !begun;) {
+    NIXL_TRY(transfer.checkRevoked());
+    NIXL_ASSIGN_OR_RETURN(begun, transfer.begin(notification, timeout));
+  }
   const bool all = transfer.drive(base::nowNs() + inline_ns_);
   const XferState state = transfer.state();
   if (state == XferState::POSTED || transfer.inFlight()) {
@@ -300,6 +305,7 @@ void AgentCore::seenDisconnect(const std::shared_ptr<Peer>& peer) {
 }
 
 void AgentCore::transferEnded(Transfer& transfer, const Status* failure) {
+  if (answers_due_.load(std::memory_order_acquire) != 0) answerQuiesced();
   if (in_flight_.load(std::memory_order_acquire) != 0) {
     base::MutexLock lock(flight_mu_);
     flight_.erase(transfer.shared_from_this());

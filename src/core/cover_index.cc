@@ -80,6 +80,103 @@ void CoverIndex::removeValues(const std::vector<uint32_t>& values) {
   reach(0);
 }
 
+namespace {
+
+// Which block of `row` lies at `base` and is of no higher generation; row.count if none.
+uint64_t blockAt(const Extent& row, uint64_t base, uint64_t generation) {
+  if (base < row.base) return row.count;
+  const uint64_t offset = base - row.base;
+  uint64_t block = 0;
+  if (row.count > 1) {
+    if (offset % row.stride != 0) return row.count;
+    block = offset / row.stride;
+  } else if (offset != 0) {
+    return row.count;
+  }
+  return block < row.count && row.generation + block <= generation ? block : row.count;
+}
+
+using Blocks = std::pair<uint64_t, uint64_t>;  // from the first to behind the last
+
+// Which blocks of `row` are among `others`, and of no higher generation.
+std::vector<Blocks> common(const Extent& row, const Extent& others) {
+  constexpr uint64_t kOneByOne = 65536;
+  if (row.device != others.device || row.length != others.length ||
+      row.unbounded != others.unbounded || row.base > others.end() || others.base > row.end())
+    return {};
+  if (row.count > 1 && row.stride == others.stride && others.count > 1) {
+    const bool later = others.base >= row.base;
+    const uint64_t offset = later ? others.base - row.base : row.base - others.base;
+    if (offset % row.stride != 0) return {};
+    const uint64_t first = later ? offset / row.stride : 0;
+    const uint64_t skipped = later ? 0 : offset / row.stride;
+    if (first >= row.count || skipped >= others.count ||
+        row.generation + first > others.generation + skipped)
+      return {};
+    return {{first, first + std::min(row.count - first, others.count - skipped)}};
+  }
+  if (row.count == 1) {
+    const uint64_t at = blockAt(others, row.base, UINT64_MAX);
+    if (at == others.count || row.generation > others.generation + at) return {};
+    return {{0, 1}};
+  }
+  if (others.count > kOneByOne) return {{0, row.count}};
+  std::vector<Blocks> blocks;
+  for (uint64_t i = 0; i < others.count; ++i) {
+    const uint64_t at = blockAt(row, others.base + i * others.stride, others.generation + i);
+    if (at < row.count) blocks.emplace_back(at, at + 1);
+  }
+  return blocks;
+}
+
+}  // namespace
+
+bool CoverIndex::cut(const Extent& blocks) {
+  std::vector<Extent> kept;
+  kept.reserve(extents_.size());
+  bool any = false;
+  for (const Extent& row : extents_) {
+    const std::vector<Blocks> gone = common(row, blocks);
+    any = any || !gone.empty();
+    uint64_t from = 0;
+    const auto keep = [&](uint64_t to) {
+      if (from >= to) return;
+      Extent part = row;
+      part.base += from * row.stride;
+      part.generation += from;
+      part.count = to - from;
+      if (part.count == 1) part.stride = part.length;
+      kept.push_back(part);
+    };
+    for (const auto& [first, last] : gone) {
+      keep(first);
+      from = last;
+    }
+    if (gone.empty())
+      kept.push_back(row);
+    else
+      keep(row.count);
+  }
+  if (!any) return false;
+  extents_ = std::move(kept);
+  std::sort(extents_.begin(), extents_.end(), before);
+  reach(0);
+  return true;
+}
+
+bool CoverIndex::findAnywhere(uint64_t address, uint64_t length, uint32_t& hint) const {
+  if (hint < extents_.size() && find(extents_[hint].device, address, length, hint) != kNone)
+    return true;
+  for (size_t i = 0; i < extents_.size();) {
+    const uint64_t device = extents_[i].device;
+    if (find(device, address, length, hint) != kNone) return true;
+    const Extent last{device, UINT64_MAX, UINT64_MAX, 0, 1, 0, false};
+    i = static_cast<size_t>(std::upper_bound(extents_.begin(), extents_.end(), last, before) -
+                            extents_.begin());
+  }
+  return false;
+}
+
 uint32_t CoverIndex::find(uint64_t device, uint64_t address, uint64_t length,
                           uint32_t& hint) const {
   if (hint < extents_.size()) {

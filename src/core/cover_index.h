@@ -40,9 +40,16 @@ class CoverIndex {
   // Removes all extents with one of these values, in one pass.
   void removeValues(const std::vector<uint32_t>& values);
 
+  // Takes these blocks out where an extent has exactly them and is of no higher generation; rows
+  // of which some blocks go are split. More than 65,536 blocks of another stride than the row's
+  // take the whole row with them. True when something was taken.
+  bool cut(const Extent& blocks);
+
   // Position of an extent that covers [address, address + length), or kNone. `hint`: any number at
   // first; kept by the caller between neighbouring lookups.
   uint32_t find(uint64_t device, uint64_t address, uint64_t length, uint32_t& hint) const;
+  // Whether one covers it on any device; `hint` as for find().
+  bool findAnywhere(uint64_t address, uint64_t length, uint32_t& hint) const;
   // Positions [first, last) of extents with exactly this device, base and length (stride ignored).
   std::pair<uint32_t, uint32_t> exact(uint64_t device, uint64_t base, uint64_t length) const;
 

@@ -36,6 +36,71 @@ TEST(CoverIndex, DoesNotJoinNeighbours) {
   EXPECT_EQ(valueAt(index, 4000, 200), CoverIndex::kNone);
 }
 
+Extent row(uint64_t base, uint64_t length, uint64_t stride, uint64_t count, uint64_t generation) {
+  return {0, base, length, stride, count, 1, false, generation};
+}
+
+TEST(CoverIndex, CutsBlocksOutOfRows) {
+  CoverIndex index;
+  index.add({row(1000, 10, 100, 10, 20), row(5000, 7, 7, 1, 50)});
+  EXPECT_FALSE(index.cut(row(1000, 9, 9, 1, 99))) << "another length";
+  EXPECT_FALSE(index.cut(row(1010, 10, 10, 1, 99))) << "between the blocks";
+  EXPECT_FALSE(index.cut(row(1300, 10, 10, 1, 22))) << "registered after that";
+  EXPECT_TRUE(index.cut(row(1300, 10, 10, 1, 23)));
+  for (uint64_t block = 0; block < 10; ++block)
+    EXPECT_EQ(valueAt(index, 1000 + 100 * block, 10), block == 3 ? CoverIndex::kNone : 1u);
+  EXPECT_EQ(index.size(), 3u);
+  EXPECT_FALSE(index.cut(row(1300, 10, 10, 1, 23))) << "it is gone already";
+
+  EXPECT_TRUE(index.cut(row(800, 10, 100, 4, 18))) << "the last two of them are the first of ours";
+  EXPECT_EQ(valueAt(index, 1100, 10), CoverIndex::kNone);
+  EXPECT_EQ(valueAt(index, 1200, 10), 1u);
+  EXPECT_TRUE(index.cut(row(1400, 10, 200, 3, 99)));
+  for (uint64_t block = 4; block < 10; ++block)
+    EXPECT_EQ(valueAt(index, 1000 + 100 * block, 10), block % 2 || block > 8 ? 1u
+                                                                             : CoverIndex::kNone);
+  EXPECT_EQ(valueAt(index, 5000, 7), 1u);
+  EXPECT_TRUE(index.cut(row(4986, 7, 7, 5, 90))) << "a single one among several";
+  EXPECT_EQ(valueAt(index, 5000, 7), CoverIndex::kNone);
+}
+
+// Against a list of single blocks, which is plain to see through.
+TEST(CoverIndex, CutsAsOneByOneWould) {
+  std::mt19937_64 random(7);
+  const auto below = [&](uint64_t n) { return random() % n; };
+  for (int round = 0; round < 300; ++round) {
+    CoverIndex rows, blocks;
+    std::vector<Extent> cuts;
+    uint64_t generation = 1;
+    for (int i = 0; i < 4; ++i) {
+      const uint64_t stride = 8 + 4 * below(3), count = 1 + below(6), base = 4 * below(20);
+      rows.add(row(base, 8, count == 1 ? 8 : stride, count, generation));
+      for (uint64_t k = 0; k < count; ++k)
+        blocks.add(row(base + k * stride, 8, 8, 1, generation + k));
+      generation += count;
+    }
+    for (int i = 0; i < 4; ++i) {
+      const uint64_t stride = 8 + 4 * below(3), count = 1 + below(6), base = 4 * below(20);
+      const uint64_t upto = 1 + below(generation);
+      rows.cut(row(base, 8, count == 1 ? 8 : stride, count, upto));
+      for (uint64_t k = 0; k < count; ++k) blocks.cut(row(base + k * stride, 8, 8, 1, upto + k));
+    }
+    for (uint64_t address = 0; address < 256; address += 4)
+      EXPECT_EQ(valueAt(rows, address, 8), valueAt(blocks, address, 8)) << round << " " << address;
+  }
+}
+
+TEST(CoverIndex, FindsOnAnyDevice) {
+  CoverIndex index;
+  index.add({range(1000, 100, 1, 0), range(2000, 100, 2, 3), range(3000, 100, 3, 9)});
+  uint32_t hint = CoverIndex::kNone;
+  EXPECT_TRUE(index.findAnywhere(2000, 100, hint));
+  EXPECT_TRUE(index.findAnywhere(3050, 10, hint));
+  EXPECT_TRUE(index.findAnywhere(1000, 1, hint));
+  EXPECT_FALSE(index.findAnywhere(2000, 101, hint));
+  EXPECT_FALSE(index.findAnywhere(100, 1, hint));
+}
+
 // A small range inside of a big one must not hide the big one from ranges that start behind it.
 TEST(CoverIndex, FindsTheBigRangeBehindNestedOnes) {
   CoverIndex index;

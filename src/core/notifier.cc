@@ -22,6 +22,8 @@ std::string Notifier::frame(uint8_t kind, const std::string& peer, std::string_v
 }
 
 Notifier::Received Notifier::receive(const metadata::EnvelopeView& envelope) {
+  // Libraries talk beside their users' messages, and repeat nothing that may not come twice.
+  if (envelope.kind == metadata::kEnvelopeControl) return Received::CONTROL;
   base::MutexLock lock(mu_);
   if (received_.size() >= kMaxSenders && !received_.contains(envelope.sender)) received_.clear();
   uint64_t& last = received_[envelope.sender];
@@ -42,7 +44,6 @@ Notifier::Received Notifier::receive(const metadata::EnvelopeView& envelope) {
     push(std::move(event));
     return Received::NEWS;
   }
-  if (envelope.kind == metadata::kEnvelopeControl) return Received::CONTROL;
   if (envelope.kind != metadata::kEnvelopeNotification) return Received::NOTHING;  // a later version's word
   if (bytes_ + envelope.payload.size() > limit_ && bytes_ > 0) {
     if (lost_++ == 0) {

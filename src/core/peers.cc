@@ -50,7 +50,8 @@ Peer::Peer(std::string peer_name, const metadata::Blob& blob)
     : name(std::move(peer_name)),
       incarnation(blob.incarnation),
       created_unix_ns(blob.created_unix_ns),
-      host_id(blob.host_id) {}
+      host_id(blob.host_id),
+      features(blob.features) {}
 
 Peer::~Peer() { retire(); }
 
@@ -132,6 +133,9 @@ Status Peer::merge(const metadata::Blob& blob, const std::vector<Backend*>& back
     {
       base::WriterLock lock(mu_);
       NIXL_TRY(mergeRegions(*link, section, keys));
+      for (const Revoked& former : revoked_)
+        if (blob.sequence < former.sequence && former.backend == section.backend)
+          cut(*link, former.section);
     }
     // A few are loaded now, when nobody is in a hurry; of many perhaps only some are ever used. One
     // that cannot be loaded fails where it is needed.
@@ -191,6 +195,44 @@ Status Peer::mergeRegions(PeerBackend& link, const metadata::BackendSection& sec
   return {};
 }
 
+void Peer::cut(PeerBackend& link, const metadata::BackendSection& section) {
+  if (section.rows.empty())
+    for (auto& known : link.sections) known.index = CoverIndex();
+  for (const metadata::RegionRow& row : section.rows) {
+    const size_t type = static_cast<size_t>(row.kind);
+    if (type >= kMemTypes) continue;
+    const bool bytes = row.kind == MemType::DRAM || row.kind == MemType::VRAM;
+    link.sections[type].index.cut({row.device, row.base, row.length, row.stride, row.count, 0,
+                                   row.length == 0 && !bytes, row.generation});
+  }
+}
+
+void Peer::revoke(const metadata::Blob& blob, const std::vector<Backend*>& backends) {
+  base::WriterLock lock(mu_);
+  for (const metadata::BackendSection& section : blob.sections) {
+    for (Backend* backend : backends)
+      if (auto link = links_.find(backend);
+          link != links_.end() && backend->name == section.backend)
+        cut(*link->second, section);
+    Revoked& one = revoked_.emplace_back(Revoked{blob.sequence, section.backend, {}});
+    one.section.rows = section.rows;
+    if (revoked_.size() > kRevoked) revoked_.pop_front();
+  }
+  revocations_.fetch_add(1, std::memory_order_seq_cst);
+}
+
+uint64_t Peer::firstRevoked(const Backend& backend, MemType type, const uint64_t* address,
+                            const uint64_t* length, uint64_t count) const {
+  base::ReaderLock lock(mu_);
+  auto link = links_.find(&backend);
+  if (link == links_.end()) return 0;
+  const CoverIndex& index = link->second->sections[static_cast<size_t>(type)].index;
+  uint32_t hint = CoverIndex::kNone;
+  for (uint64_t i = 0; i < count; ++i)
+    if (!index.findAnywhere(address[i], length[i], hint)) return i;
+  return count;
+}
+
 void Peer::retire() {
   if (!gate.close()) return;
   std::vector<std::pair<Backend*, void*>> connections;
@@ -207,6 +249,7 @@ void Peer::retire() {
 
 Result<Resolution> Peer::resolve(const Backend& backend, const DescList& list) {
   Resolution resolution;
+  resolution.revocations = revocations();
   std::vector<std::shared_ptr<RemoteKey>> keys;
   {
     base::ReaderLock lock(mu_);

@@ -73,6 +73,8 @@ struct PeerBackend {
   uint64_t id = 0;  // what the engine knows us by in on_peer()
   std::string connection;
   void* engine_peer = nullptr;
+  // The peer was told that this agent uses its memory; see core/fences.h.
+  mutable std::atomic<bool> introduced{false};
   std::array<Section, kMemTypes> sections;  // guarded by the peer's lock
 };
 
@@ -89,10 +91,12 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const metadata::Incarnation incarnation;
   const uint64_t created_unix_ns;
   const std::string host_id;
+  const uint64_t features;
 
   Gate gate;
   Outbox outbox;
   std::atomic<bool> down{false};
+  bool only_user = false;  // not loaded by the program, which hears nothing of it
 
   // Adds what the blob says of our backends. What is known already costs little; a registration of
   // a lower generation never replaces one of a higher.
@@ -107,8 +111,18 @@ class Peer : public std::enable_shared_from_this<Peer> {
   bool has(const Backend& backend, MemType type) const;
   size_t linkCount() const;  // how many engines
 
+  // The peer's agent takes back the regions that `blob` lists (all of the engine where a section
+  // lists none); what a former blob says of them does not count any more.
+  void revoke(const metadata::Blob& blob, const std::vector<Backend*>& backends);
+  // Changes when something was revoked; then what was resolved before has to be looked at again.
+  uint64_t revocations() const { return revocations_.load(std::memory_order_seq_cst); }
+  // The first of these pieces that is in no region any more; `count` if all are.
+  uint64_t firstRevoked(const Backend& backend, MemType type, const uint64_t* address,
+                        const uint64_t* length, uint64_t count) const;
+
  private:
   Status connect(PeerBackend& link, const metadata::BackendSection& section);
+  void cut(PeerBackend& link, const metadata::BackendSection& section) NIXL_REQUIRES(mu_);
   // Adds the keys that were not known to `fresh`.
   Status mergeRegions(PeerBackend& link, const metadata::BackendSection& section,
                       std::vector<std::shared_ptr<RemoteKey>>& fresh) NIXL_REQUIRES(mu_);
@@ -116,6 +130,16 @@ class Peer : public std::enable_shared_from_this<Peer> {
   base::Mutex merge_mu_;  // one merge at a time; taken before mu_, engines are called under it
   mutable base::SharedMutex mu_;
   std::map<const Backend*, std::unique_ptr<PeerBackend>> links_ NIXL_GUARDED_BY(mu_);
+
+  // What was taken back, for blobs that were made before and come later.
+  struct Revoked {
+    uint64_t sequence;  // of the blob that said so
+    std::string backend;
+    metadata::BackendSection section;
+  };
+  static constexpr size_t kRevoked = 1024;
+  std::deque<Revoked> revoked_ NIXL_GUARDED_BY(mu_);
+  std::atomic<uint64_t> revocations_{0};
 };
 
 // Finds the link that an engine's on_peer() names; nullptr for one that is gone.

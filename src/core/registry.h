@@ -27,6 +27,7 @@ struct Region {
   std::string key;         // public bytes for peers
   uint32_t uses = 1;       // registrations of exactly this range; guarded by the registry
   std::atomic<bool> live{true};
+  std::atomic<bool> told{false};  // it was in metadata: peers may know of it
 };
 
 // A side's ranges, found: positions in a table of the engine's handles, one for all ranges or one
@@ -35,6 +36,7 @@ struct Resolution {
   std::vector<uint32_t> region;
   std::vector<void*> handles;
   std::vector<std::shared_ptr<void>> owners;
+  uint64_t revocations = 0;  // of the peer, before the ranges were looked up
 };
 
 // Finds every range of `list` in `index`. Returns the extents' values that were used, in order of

@@ -20,7 +20,9 @@ HandleTable<Transfer>& table() {
 }  // namespace
 
 Transfer::Transfer(Setup setup)
-    : setup_(std::move(setup)), notification_(setup_.notification) {}
+    : setup_(std::move(setup)),
+      revocations_seen_(setup_.remote->revocations),
+      notification_(setup_.notification) {}
 
 Result<std::shared_ptr<Transfer>> Transfer::create(Setup setup) {
   std::shared_ptr<Transfer> transfer(new Transfer(std::move(setup)));
@@ -133,7 +135,29 @@ Status Transfer::checkRegions() {
   return {};
 }
 
-Status Transfer::begin(std::optional<std::string> notification,
+bool Transfer::revoked() const {
+  const Plan& plan = setup_.plan;
+  return setup_.peer->firstRevoked(*setup_.backend, plan.remote_kind, plan.remote_address(),
+                                   plan.length(), plan.count) != plan.count;
+}
+
+Status Transfer::checkRevoked() {
+  if (!setup_.peer) return {};
+  const uint64_t now = setup_.peer->revocations();
+  if (now == revocations_seen_.load(std::memory_order_acquire)) return {};
+  const Plan& plan = setup_.plan;
+  const uint64_t piece = setup_.peer->firstRevoked(
+      *setup_.backend, plan.remote_kind, plan.remote_address(), plan.length(), plan.count);
+  if (piece != plan.count)
+    return Status(Errc::NOT_FOUND,
+                  fmt::format("post to \"{}\": it deregistered the memory of piece {} (address "
+                              "{:#x}) after the transfer was prepared",
+                              setup_.peer->name, piece, plan.remote_address()[piece]));
+  revocations_seen_.store(now, std::memory_order_release);
+  return {};
+}
+
+Result<bool> Transfer::begin(std::optional<std::string>& notification,
                        std::optional<std::chrono::nanoseconds> timeout) {
   base::MutexLock lock(mu_);
   if (active_)
@@ -141,6 +165,8 @@ Status Transfer::begin(std::optional<std::string> notification,
                   fmt::format("the transfer is still in flight ({} of {} pieces ended); it can be "
                               "posted again once it is done, or after cancelling",
                               reported_, setup_.plan.count));
+  // Whoever takes memory back counts first and looks for active transfers then.
+  if (setup_.peer && setup_.peer->revocations() != revocations_seen_.load()) return false;
   if (notification) {
     if (!notification->empty() && setup_.peer && !setup_.backend->has(NIXL_ENGINE_NOTIF))
       return Status(Errc::BACKEND, fmt::format("backend {} cannot carry notifications",
@@ -159,7 +185,7 @@ Status Transfer::begin(std::optional<std::string> notification,
   const auto limit = timeout.value_or(setup_.timeout).count();
   deadline_ns_ = limit > 0 ? started_ns_ + static_cast<uint64_t>(limit) : UINT64_MAX;
   become(XferState::POSTED);
-  return {};
+  return true;
 }
 
 uint64_t Transfer::sliceBytes(uint64_t first, uint64_t count) const {

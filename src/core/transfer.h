@@ -77,8 +77,10 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // What was not handed to the engine yet, about.
   uint64_t bytesLeft() const;
 
-  // Starts an attempt; drive() hands over its pieces.
-  Status begin(std::optional<std::string> notification,
+  // Starts an attempt; drive() hands over its pieces. False: the peer took memory back meanwhile,
+  // and checkRevoked() has to look again.
+  // Takes `notification` only if it says true.
+  Result<bool> begin(std::optional<std::string>& notification,
                std::optional<std::chrono::nanoseconds> timeout = {});
   // Hands pieces to the engine until all are, or the time is over. True: nothing is left to hand.
   bool drive(uint64_t until_ns);
@@ -98,6 +100,10 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   uint64_t nextTime(uint64_t stall_ns) const;
 
   bool usesRegion(const Region* region) const;
+  // NOT_FOUND: the peer took memory of this transfer back, or is to be asked again (see begin()).
+  Status checkRevoked();
+  // Memory of it was taken back by the peer.
+  bool revoked() const;
   Status error() const;
   PieceStatus pieces() const;
   TransferTelemetry telemetry() const;
@@ -127,6 +133,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
 
   std::atomic<XferState> state_{XferState::PREPARED};
   std::atomic<bool> released_{false};
+  std::atomic<uint64_t> revocations_seen_{0};  // the peer's, when its memory was last looked at
 
   mutable base::Mutex mu_;
   uint64_t attempt_ NIXL_GUARDED_BY(mu_) = 0;

@@ -422,12 +422,18 @@ Result<EnvelopeView> decodeEnvelope(std::string_view bytes) {
   return envelope;
 }
 
-// A control message: u8 word, 16 bytes of incarnation, u64 when it was made.
+// A control message: u8 word, 16 bytes of incarnation, u64 when it was made; about memory also
+// u64 token, u64 length of its bytes, and these.
 std::string encodeControl(const Control& control) {
   ByteWriter out;
   out.u8(control.word);
   out.raw(control.other.bytes.data(), control.other.bytes.size());
   out.u64(control.created_unix_ns);
+  if (control.aboutMemory()) {
+    out.u64(control.token);
+    out.u64(control.bytes.size());
+    out.raw(control.bytes);
+  }
   return out.take();
 }
 
@@ -437,6 +443,10 @@ Result<Control> decodeControl(std::string_view bytes) {
   control.word = in.u8();
   in.copy(control.other.bytes.data(), control.other.bytes.size());
   control.created_unix_ns = in.u64();
+  if (control.aboutMemory()) {
+    control.token = in.u64();
+    control.bytes = in.view(in.u64());
+  }
   if (!in.ok())
     return {Errc::MISMATCH, fmt::format("control message of {} bytes is cut", bytes.size())};
   return control;

@@ -105,16 +105,30 @@ std::string encodeEnvelope(const Envelope& envelope);
 // caller's to drop.
 Result<EnvelopeView> decodeEnvelope(std::string_view bytes);
 
-// What one library tells another, the payload of kEnvelopeControl: about two agents of one name.
-// Later versions may append to it.
+// Features of a library, bits of Blob::features.
+inline constexpr uint64_t kFeatureFence = 1;  // answers Control::kQuiesce
+
+// What one library tells another, the payload of kEnvelopeControl. Later versions may append to it.
+//
+// About two agents of one name (kReplaced to kRival), and about memory whose transports cannot
+// refuse a peer (kUser to kLeft; docs/guide/failures.md).
 struct Control {
   static constexpr uint8_t kReplaced = 1;   // the sender took `other` for the holder of your name
   static constexpr uint8_t kStillHere = 2;  // the answer: the sender is alive all the same
   static constexpr uint8_t kRival = 3;      // `other` holds your name too
 
+  static constexpr uint8_t kUser = 4;      // the sender will use your memory; `bytes`: its blob
+  static constexpr uint8_t kQuiesce = 5;   // let go of the memory that the blob `bytes` lists
+  static constexpr uint8_t kQuiesced = 6;  // the answer to `token`: nothing of it lands any more
+  static constexpr uint8_t kLeft = 7;      // the sender uses your memory no longer
+
   uint8_t word = 0;
   Incarnation other;
   uint64_t created_unix_ns = 0;  // of `other`
+  uint64_t token = 0;            // kUser: 1 when a thread makes progress there
+  std::string bytes = {};
+
+  bool aboutMemory() const { return word >= kUser && word <= kLeft; }
 
   bool operator==(const Control&) const = default;
 };

@@ -541,6 +541,18 @@ TEST(Control, ComesBackAsItWasAndItsGoldenBytesStay) {
   EXPECT_EQ(*decodeControl(encodeControl(sent) + "of a later version"), sent);
 }
 
+TEST(Control, AboutMemoryItHasMore) {
+  const Control sent{Control::kQuiesce, {}, 0, 0x0102, std::string("a\0b", 3)};
+  EXPECT_EQ(hexOf(encodeControl(sent)),
+            "0500000000000000000000000000000000000000000000000002010000000000\n"
+            "000300000000000000610062\n");
+  EXPECT_EQ(*decodeControl(encodeControl(sent)), sent);
+  EXPECT_EQ(*decodeControl(encodeControl(sent) + "of a later version"), sent);
+  const std::string bytes = encodeControl(sent);
+  for (size_t length = 0; length < bytes.size(); ++length)
+    EXPECT_FALSE(decodeControl(std::string_view(bytes).substr(0, length)).has_value()) << length;
+}
+
 TEST(Control, CutShortIsRefused) {
   const std::string bytes = encodeControl({Control::kReplaced, {}, 1});
   for (size_t length = 0; length < bytes.size(); ++length)

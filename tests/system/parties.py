@@ -47,10 +47,10 @@ def move(side, other, size=SMALL):
     side.peer(steps.verify, 1, 3, ([0], [0], size), size)
 
 
-def fails(call, *args):
+def fails(call, *args, **more):
     """Runs it, and returns the failure, which must be the library's and say something."""
     with pytest.raises(steps.NIXL_ERRORS) as caught:
-        call(*args)
+        call(*args, **more)
     assert caught.value.sentence, caught.value
     return caught.value
 

@@ -95,7 +95,7 @@ def covered(state, peer, rows):
 def register_more(state, size, with_connection=True):
     """Registers an array more; returns partial metadata of it, and its row."""
     state.more = np.zeros(size, np.uint8)
-    descs = state.agent.register_memory([state.more])
+    state.more_descs = descs = state.agent.register_memory([state.more])
     blob = state.agent.get_partial_agent_metadata(descs, inc_conn_info=with_connection)
     return blob, (state.more.__array_interface__["data"][0], size, 0)
 
@@ -233,6 +233,27 @@ def release(state, key):
 
 def deregister(state):
     state.agent.deregister_memory(state.descs)
+
+
+def deregister_and_fill(state, seed, require_quiet=False):
+    """Gives the memory back, and uses it for something else at once."""
+    state.agent.deregister_memory(state.descs, require_quiet=require_quiet)
+    fill(state, seed)
+
+
+def deregister_more(state):
+    state.agent.deregister_memory(state.more_descs)
+
+
+def close_and_fill(state, seed):
+    memory = state.array
+    state.agent.close()
+    state.agent, state.array = None, memory
+    fill(state, seed)
+
+
+def sleep(state, seconds):
+    time.sleep(seconds)
 
 
 def register_again(state):

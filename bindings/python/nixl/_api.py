@@ -682,10 +682,24 @@ class nixl_agent:
         return _registration(self, descs, backends)
 
     def deregister_memory(
-        self, dereg_list: nixlBind.nixlRegDList, backends: Sequence[str] = ()
+        self,
+        dereg_list: nixlBind.nixlRegDList,
+        backends: Sequence[str] = (),
+        require_quiet: bool = False,
     ) -> None:
-        """Takes registrations back; each range must match one, or nothing is removed."""
-        self.agent.deregisterMem(dereg_list, self._handles(backends))
+        """Takes registrations back; each range must match one, or nothing is removed.
+
+        What is in flight there is ended, and peers that use the memory through a transport that
+        cannot refuse them are asked to let go of it: that takes a round trip, ``NIXL_QUIESCE_MS``
+        (1000) at most.
+
+        :param require_quiet: raise when a peer did not answer and may still write to the memory,
+            which is not registered any more all the same. Else that is a warning in the log and an
+            event ``PEER_NOT_QUIESCED``.
+        :raises nixlNotQuiescedError: see there; or a transfer of this agent's own did not end, and
+            then the memory stays registered.
+        """
+        self.agent.deregisterMem(dereg_list, self._handles(backends), require_quiet)
         if self._kept:
             for key in self._keys(dereg_list):
                 owners = self._kept.get(key)

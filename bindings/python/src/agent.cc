@@ -399,6 +399,8 @@ const char* eventName(Event::Kind kind) {
       return "NOTIFICATIONS_LOST";
     case Event::Kind::NAME_CONFLICT:
       return "NAME_CONFLICT";
+    case Event::Kind::PEER_NOT_QUIESCED:
+      return "PEER_NOT_QUIESCED";
   }
   return "UNKNOWN";
 }
@@ -552,12 +554,13 @@ void addAgent(nb::module_& m) {
          "descs"_a, "backends"_a = any)
       .def(
           "deregisterMem",
-          [](PyAgent& self, const RegistrationList& descs, nb::object backends) {
+          [](PyAgent& self, const RegistrationList& descs, nb::object backends, bool require) {
             const auto names = self.backends(backends);
-            call(self, [&](Agent& agent) { agent.deregisterMemory(descs.ranges, names); });
+            const auto fence = require ? Agent::Fence::REQUIRE : Agent::Fence::BEST_EFFORT;
+            call(self, [&](Agent& agent) { agent.deregisterMemory(descs.ranges, names, fence); });
             return status(Errc::OK);
           },
-          "descs"_a, "backends"_a = any)
+          "descs"_a, "backends"_a = any, "require_quiet"_a = false)
       .def(
           "queryMem",
           [](PyAgent& self, const RegistrationList& descs, uint64_t backend) {
