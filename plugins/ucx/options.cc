@@ -141,6 +141,9 @@ std::vector<Setting> defaultSettings(Version version, const Options& options) {
       {"MAX_RMA_RAILS", "2"},
       {"IB_PCI_RELAXED_ORDERING", "try"},
       {"RC_FENCE", "none"},
+      // What a peer forgot of a connection it does not tell of, and what waits for an answer to it
+      // waits until somebody asks: 20 s as UCX comes.
+      {"KEEPALIVE_INTERVAL", "1s"},
   };
   if (version >= Version{1, 21, 0}) {
     settings.push_back({"RC_GDA_NUM_CHANNELS", std::to_string(options.device_channels)});

@@ -428,16 +428,8 @@ Status AgentCore::deregisterFrom(Backend& backend, std::vector<std::shared_ptr<R
   if (regions.empty()) return {};
   const auto deadline = base::Deadline::after(kDeregister);
   // Nothing of ours may go on using the memory: what is in flight in it is cancelled first.
-  std::vector<std::shared_ptr<Transfer>> users;
-  if (in_flight_.load(std::memory_order_acquire) != 0) {
-    base::MutexLock lock(flight_mu_);
-    for (const auto& transfer : flight_)
-      for (const auto& region : regions)
-        if (transfer->usesRegion(region.get())) {
-          users.push_back(transfer);
-          break;
-        }
-  }
+  std::vector<std::shared_ptr<Transfer>> users = Transfer::activeOf(this);
+  std::erase_if(users, [](const auto& transfer) { return !transfer->usesDeadRegion(); });
   Status status;
   if (!users.empty()) {
     for (auto& transfer : users) transfer->cancel();

@@ -51,8 +51,8 @@ void AgentCore::takeLeaveOf(const std::shared_ptr<Peer>& peer) {
     if (link == nullptr || !link->introduced.load() ||
         backend->engine->facts().fence != NIXL_FENCE_NONE)
       continue;
-    for (const auto& transfer : Transfer::ofAgent(this))
-      if (transfer->peer() == peer && transfer->inFlight()) return;  // it will be asked, then
+    for (const auto& transfer : Transfer::activeOf(this))
+      if (transfer->peer() == peer) return;  // it will be asked, then
     Control control;
     control.word = Control::kLeft;
     (void)notify(*backend, peer, metadata::kEnvelopeControl, metadata::encodeControl(control));
@@ -264,14 +264,14 @@ void AgentCore::askedToQuiesce(const metadata::EnvelopeView& envelope,
   if (peer) peer->revoke(*blob, backends());
   Answer answer;
   answer.token = control.token;
-  for (auto& transfer : Transfer::ofAgent(this)) {
+  for (auto& transfer : Transfer::activeOf(this)) {
     if (!transfer->peer() || transfer->peer()->incarnation != envelope.sender ||
         transfer->backend().name != section.backend)
       continue;
     if (transfer->peer() != peer) {  // it was let go of, and may be on its way all the same
       if (transfer->peer()->gate.open()) transfer->peer()->revoke(*blob, backends());
     }
-    if (!transfer->inFlight() || (transfer->peer()->gate.open() && !transfer->revoked())) continue;
+    if (transfer->peer()->gate.open() && !transfer->revoked()) continue;
     transfer->expire(Errc::NOT_FOUND,
                      fmt::format("transfer with \"{}\": it deregistered memory of this transfer "
                                  "while it was under way",

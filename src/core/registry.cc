@@ -119,7 +119,7 @@ void Registry::add(const std::vector<std::shared_ptr<Region>>& regions) {
   }
   for (size_t type = 0; type < kMemTypes; ++type)
     sections_[type].index.add(std::move(extents[type]));
-  changes_.fetch_add(1, std::memory_order_release);
+  changes_.fetch_add(1, std::memory_order_seq_cst);
 }
 
 Status Registry::noSuch(const MemDescriptor& range) {
@@ -147,7 +147,7 @@ std::vector<std::shared_ptr<Region>> Registry::drop(
       gone.back()->live.store(false, std::memory_order_release);
     }
   }
-  changes_.fetch_add(1, std::memory_order_release);
+  changes_.fetch_add(1, std::memory_order_seq_cst);
   return gone;
 }
 
@@ -209,7 +209,7 @@ std::vector<std::shared_ptr<Region>> Registry::removeAll() {
     }
     section = {};
   }
-  changes_.fetch_add(1, std::memory_order_release);
+  changes_.fetch_add(1, std::memory_order_seq_cst);
   return gone;
 }
 

@@ -73,7 +73,7 @@ class Registry {
   std::vector<std::shared_ptr<Region>> all() const;
   Result<std::vector<std::shared_ptr<Region>>> find(const std::vector<MemDescriptor>& ranges) const;
 
-  uint64_t changes() const { return changes_.load(std::memory_order_acquire); }
+  uint64_t changes() const { return changes_.load(std::memory_order_seq_cst); }
 
  private:
   struct Section {

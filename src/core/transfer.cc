@@ -85,6 +85,15 @@ std::vector<std::shared_ptr<Transfer>> Transfer::ofAgent(const AgentCore* agent)
   return transfers;
 }
 
+std::vector<std::shared_ptr<Transfer>> Transfer::activeOf(const AgentCore* agent) {
+  std::vector<std::shared_ptr<Transfer>> transfers;
+  for (auto& [id, transfer] : table().select([agent](const Transfer& t) {
+         return t.setup_.agent == agent && t.active_.load(std::memory_order_seq_cst);
+       }))
+    transfers.push_back(std::move(transfer));
+  return transfers;
+}
+
 bool Transfer::inFlight() const {
   base::MutexLock lock(mu_);
   return active_;
@@ -165,20 +174,25 @@ Result<bool> Transfer::begin(std::optional<std::string>& notification,
                   fmt::format("the transfer is still in flight ({} of {} pieces ended); it can be "
                               "posted again once it is done, or after cancelling",
                               reported_, setup_.plan.count));
-  // Whoever takes memory back counts first and looks for active transfers then.
-  if (setup_.peer && setup_.peer->revocations() != revocations_seen_.load()) return false;
-  if (notification) {
-    if (!notification->empty() && setup_.peer && !setup_.backend->has(NIXL_ENGINE_NOTIF))
-      return Status(Errc::BACKEND, fmt::format("backend {} cannot carry notifications",
-                                               setup_.backend->name));
-    notification_ = std::move(*notification);
+  if (notification && !notification->empty() && setup_.peer &&
+      !setup_.backend->has(NIXL_ENGINE_NOTIF))
+    return Status(Errc::BACKEND,
+                  fmt::format("backend {} cannot carry notifications", setup_.backend->name));
+  // Whoever takes memory back marks it first and looks for active transfers then; so this is seen
+  // as active, or sees the mark.
+  active_.store(true, std::memory_order_seq_cst);
+  const bool revoked = setup_.peer && setup_.peer->revocations() != revocations_seen_.load();
+  Status live = revoked ? Status() : checkRegions();
+  if (revoked || !live.ok()) {
+    active_ = false;
+    if (!live.ok()) return live;
+    return false;
   }
-  NIXL_TRY(checkRegions());
+  if (notification) notification_ = std::move(*notification);
   ++attempt_;
   posted_ = reported_ = failed_ = in_order_ = bytes_done_ = 0;
   pieces_.clear();
   stop_ = cancel_asked_ = finishing_ = false;
-  active_ = true;
   error_ = {};
   started_ns_ = moved_ns_ = base::nowNs();
   post_ns_ = ended_ns_ = 0;
@@ -475,10 +489,11 @@ uint64_t Transfer::nextTime(uint64_t stall_ns) const {
   return std::min(deadline_ns_, stall_ns == 0 ? UINT64_MAX : moved_ns_ + stall_ns);
 }
 
-bool Transfer::usesRegion(const Region* region) const {
+bool Transfer::usesDeadRegion() const {
   auto among = [&](const Resolution& side) {
-    return std::any_of(side.owners.begin(), side.owners.end(),
-                       [&](const auto& owner) { return owner.get() == region; });
+    return std::any_of(side.owners.begin(), side.owners.end(), [&](const auto& owner) {
+      return !static_cast<const Region*>(owner.get())->live.load(std::memory_order_acquire);
+    });
   };
   return among(*setup_.local) || (!setup_.peer && among(*setup_.remote));
 }

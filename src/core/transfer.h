@@ -62,6 +62,9 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // For engines' words: also what was released and is still in flight.
   static std::shared_ptr<Transfer> findAny(uint64_t id);
   static std::vector<std::shared_ptr<Transfer>> ofAgent(const AgentCore* agent);
+  // Those that are in flight, or are being posted just now. What was changed before the call, a
+  // region's `live` or a peer's revocations, is seen by every transfer that is not among them.
+  static std::vector<std::shared_ptr<Transfer>> activeOf(const AgentCore* agent);
 
   uint64_t id() const { return id_; }
   AgentCore& agent() const { return *setup_.agent; }
@@ -99,7 +102,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   void checkTime(uint64_t now_ns, uint64_t stall_ns);
   uint64_t nextTime(uint64_t stall_ns) const;
 
-  bool usesRegion(const Region* region) const;
+  // A region of this agent that it uses was deregistered.
+  bool usesDeadRegion() const;
   // NOT_FOUND: the peer took memory of this transfer back, or is to be asked again (see begin()).
   Status checkRevoked();
   // Memory of it was taken back by the peer.
@@ -147,7 +151,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   bool finishing_ NIXL_GUARDED_BY(mu_) = false;
   bool stop_ NIXL_GUARDED_BY(mu_) = false;  // hand over no more pieces
   bool cancel_asked_ NIXL_GUARDED_BY(mu_) = false;
-  bool active_ NIXL_GUARDED_BY(mu_) = false;  // begun, and the engine has not let go yet
+  std::atomic<bool> active_{false};  // begun, and the engine has not let go; written under mu_
   Status error_ NIXL_GUARDED_BY(mu_);
   std::string notification_ NIXL_GUARDED_BY(mu_);
   uint64_t regions_checked_ NIXL_GUARDED_BY(mu_) = UINT64_MAX;

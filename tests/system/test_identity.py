@@ -174,6 +174,32 @@ def test_down_is_not_retired(start):
     move(b, a)
 
 
+def test_forgotten_while_it_reads(start):
+    """Who was forgotten while its READ was under way learns of it, and does not wait for ever."""
+    env = dict(TCP, NIXL_STALL_MS="10000")  # which is not what ends it
+    a, b = Side(start, "a", SMALL, env=env), Side(start, "b", SMALL, env=env)
+    a.meet(b)
+    for _ in range(3):
+        a.peer(steps.prepare, "x", "READ", "b", a.row, b.row)
+        b.peer(steps.prepare, "y", "READ", "a", b.row, a.row)
+        b.peer.begin(steps.post, "y")
+        a.peer(steps.post, "x")
+        a.peer(steps.call, "remove_remote_agent", "b")
+        b.peer.result()
+        a.peer(steps.release, "x")
+        b.peer(steps.release, "y")
+        a.meet(b)
+        for _ in range(4):  # of what b still holds of the former connection it is told
+            try:
+                b.peer(steps.move, "READ", "a", b.row, a.row)
+                break
+            except nb.nixlRemoteDisconnectError:
+                b.peer(steps.load, a.blob)
+        else:
+            raise AssertionError("the connection does not come back")
+        move(b, a)
+
+
 def test_two_holders_of_a_name(start):
     a, b, rival = Side(start, "a", SMALL), Side(start, "b", SMALL), Side(start, "b", SMALL)
     a.meet(b)
