@@ -27,12 +27,6 @@ HandleTable<Registration>& registrations() {
   return *table;
 }
 
-metadata::Incarnation newIncarnation() {
-  metadata::Incarnation incarnation;
-  base::randomBytes(incarnation.bytes.data(), incarnation.bytes.size());
-  return incarnation;
-}
-
 uint64_t unixNow() {
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
@@ -106,7 +100,8 @@ std::string joined(const std::vector<std::string>& names) {
 AgentCore::AgentCore(std::string name, const AgentConfig& config, uint64_t notification_limit)
     : name_(std::move(name)),
       config_(config),
-      incarnation_(newIncarnation()),
+      identity_(metadata::Identity::create()),
+      incarnation_(identity_->incarnation()),
       created_unix_ns_(unixNow()),
       host_id_(hostIdentity()),
       fork_generation_(base::forkGeneration()),
@@ -138,6 +133,13 @@ Status AgentCore::start() {
                     "configuration asks for",
                     name_);
   }
+  NIXL_ASSIGN_OR_RETURN(const std::string etcd, base::configEndpoints("NIXL_ETCD_ENDPOINTS"));
+  NIXL_ASSIGN_OR_RETURN(const std::string tcp_store,
+                        base::configEndpoints("NIXL_TCPSTORE_ENDPOINT"));
+  if (!etcd.empty() && !tcp_store.empty())
+    return Status(Errc::INVALID_PARAM,
+                  "NIXL_ETCD_ENDPOINTS and NIXL_TCPSTORE_ENDPOINT are both set, and metadata can be "
+                  "kept in one place only; unset one of them");
   if (config_.use_store.value_or(false))
     return Status(Errc::NOT_SUPPORTED,
                   "a metadata store was asked for, and this version exchanges metadata only with "

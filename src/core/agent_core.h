@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "core/backend.h"
@@ -139,8 +140,9 @@ class AgentCore final : private metadata::Exchange::Host {
 
   // metadata::Exchange::Host
   Result<std::string> localMetadata() override { return metadataBytes(); }
-  Status load(std::string_view blob) override { return loadMetadata(blob).status(); }
-  Status invalidate(std::string_view agent) override;
+  Result<metadata::Incarnation> load(std::string_view blob,
+                                     const metadata::Exchange::Source& source) override;
+  Status invalidate(std::string_view agent, const metadata::Incarnation& sender) override;
   void exchangeFailed(std::string_view what, const Status& status) override;
 
   Result<std::vector<Backend*>> candidates(const std::vector<std::string>& names,
@@ -173,6 +175,7 @@ class AgentCore final : private metadata::Exchange::Host {
   void heardFromFormer(const metadata::EnvelopeView& envelope, const PeerTable::Former& former);
   void nameConflict(const std::string& peer, const metadata::Incarnation& other, std::string text,
                     std::string_view message = {});
+  Status loadBlob(const metadata::Blob& blob, bool from_connection);
   metadata::Blob emptyBlob(bool partial) const;
   Result<PreparedSide> resolveSide(const std::string& peer, const Rows& rows,
                                    const std::vector<std::string>& backends);
@@ -189,7 +192,8 @@ class AgentCore final : private metadata::Exchange::Host {
 
   const std::string name_;
   const AgentConfig config_;
-  const metadata::Incarnation incarnation_;
+  const std::shared_ptr<const metadata::Identity> identity_;
+  const metadata::Incarnation incarnation_;  // that of identity_
   const uint64_t created_unix_ns_;
   std::array<uint8_t, 32> secret_{};
   std::string host_id_;
@@ -236,6 +240,7 @@ class AgentCore final : private metadata::Exchange::Host {
   base::Mutex exchange_mu_;
   std::unique_ptr<metadata::Exchange> exchange_ NIXL_GUARDED_BY(exchange_mu_);
   std::atomic<uint16_t> listen_port_{0};
+  base::LogLimiter conflicts_;  // refused metadata, told as events
 };
 
 }  // namespace nixl::core

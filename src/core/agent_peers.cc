@@ -6,6 +6,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "core/agent_core.h"
+#include "metadata/handshake.h"
 
 namespace nixl::core {
 
@@ -105,11 +106,16 @@ Result<std::string> AgentCore::partialMetadata(const std::vector<MemDescriptor>&
 Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
   auto blob = metadata::decode(bytes);
   if (!blob.has_value()) return std::move(blob).error().within("load metadata");
-  if (blob->agent == name_)
+  NIXL_TRY(loadBlob(*blob, false));
+  return std::move(blob->agent);
+}
+
+Status AgentCore::loadBlob(const metadata::Blob& blob, bool from_connection) {
+  if (blob.agent == name_)
     return Status(Errc::INVALID_PARAM,
                   fmt::format("load metadata: it is of \"{}\", which is this agent's name", name_));
   const std::string doing = "load metadata";
-  auto known = peers_.current(*blob);
+  auto known = peers_.current(blob);
   if (!known.has_value()) return std::move(known).error().within(doing);
   std::shared_ptr<Peer> peer = *known;
   if (peer && peer->down.load(std::memory_order_acquire)) {
@@ -120,23 +126,24 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
   bool fresh_links = false;
   if (!peer) {
     // Whoever finds the name may use it at once: it gets its name when it is whole.
-    auto fresh = std::make_shared<Peer>(blob->agent, *blob);
-    NIXL_TRY(fresh->merge(*blob, backends()).within(doing));
+    auto fresh = std::make_shared<Peer>(blob.agent, blob);
+    fresh->from_connection.store(from_connection);
+    NIXL_TRY(fresh->merge(blob, backends()).within(doing));
     auto adopted = peers_.adopt(fresh);
     if (!adopted.has_value()) return std::move(adopted).error().within(doing);
     if (adopted->replaced) {
       // It may be alive: then two processes go by one name, which both of them should learn.
       if (!adopted->replaced->down.load(std::memory_order_acquire))
-        sendControl(adopted->replaced, {metadata::Control::kReplaced, blob->incarnation,
-                                        blob->created_unix_ns});
+        sendControl(adopted->replaced, {metadata::Control::kReplaced, blob.incarnation,
+                                        blob.created_unix_ns});
       adopted->replaced->retire();
       Event event{};
       event.kind = Event::Kind::PEER_REPLACED;
-      event.peer = blob->agent;
-      event.incarnation = blob->incarnation.hex();
+      event.peer = blob.agent;
+      event.incarnation = blob.incarnation.hex();
       event.text = fmt::format("peer \"{}\" started anew; what was prepared for the former one is "
                                "void",
-                               blob->agent);
+                               blob.agent);
       notifier_.add(std::move(event));
       progress_.changed();
     }
@@ -144,8 +151,9 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
     peer = adopted->peer;
   }
   if (!fresh_links) {
+    if (from_connection) peer->from_connection.store(true);
     const size_t links = peer->linkCount();
-    NIXL_TRY(peer->merge(*blob, backends()).within(doing));
+    NIXL_TRY(peer->merge(blob, backends()).within(doing));
     fresh_links = peer->linkCount() != links;
   }
   // Connecting goes on in the background. Regions alone do not, and some programs bring them with
@@ -156,12 +164,58 @@ Result<std::string> AgentCore::loadMetadata(std::string_view bytes) {
       if (const PeerBackend* link = peer->through(*backend)) introduceTo(*backend, peer, *link);
     wake();
   }
-  return blob->agent;
+  return {};
 }
 
-Status AgentCore::invalidate(std::string_view agent) {
-  Status status = invalidatePeer(std::string(agent));
-  if (!status.ok()) return status;
+// Over a connection, nobody but an agent itself speaks for it, and its name is free for another one
+// only when its process is known to be gone. What the user brings, or fetches, is the user's word.
+Result<metadata::Incarnation> AgentCore::load(std::string_view bytes,
+                                              const metadata::Exchange::Source& source) {
+  auto blob = metadata::decode(bytes);
+  if (!blob.has_value()) return std::move(blob).error().within("load metadata");
+  if (const metadata::Incarnation* sender = source.sender()) {
+    if (*sender != blob->incarnation)
+      return Status(Errc::NOT_ALLOWED,
+                    fmt::format("load metadata: it is of agent \"{}\", and another one sent it",
+                                metadata::printable(blob->agent)));
+    auto holder = peers_.find(blob->agent);
+    const bool other = holder && holder->incarnation != blob->incarnation;
+    // One whose metadata came in another way has no connection whose end would tell.
+    const bool alive = other && !holder->down.load(std::memory_order_acquire) &&
+                       (source.isConnected(holder->incarnation) || !holder->from_connection.load());
+    if (alive) {
+      // Who tries again and again must not push other events out.
+      uint64_t more = 0;
+      if (conflicts_.admit(1, &more))
+        nameConflict(
+            blob->agent, blob->incarnation,
+            fmt::format("metadata of another \"{}\" came unasked and was refused, since the one "
+                        "that is known was not lost. If it was started anew, load its metadata or "
+                        "remove the former one; if not, give each agent a name of its own",
+                        metadata::printable(blob->agent)));
+      return Status(Errc::NOT_ALLOWED,
+                    fmt::format("load metadata: the name \"{}\" belongs to an agent that is not "
+                                "known to be gone; if this one is its successor, send again once "
+                                "the former process has ended",
+                                metadata::printable(blob->agent)));
+    }
+  }
+  NIXL_TRY(loadBlob(*blob, true));
+  return blob->incarnation;
+}
+
+Status AgentCore::invalidate(std::string_view agent, const metadata::Incarnation& sender) {
+  const std::string name(agent);
+  auto peer = peers_.find(name);
+  if (!peer)
+    return Status(Errc::NOT_FOUND, "invalidate a peer: its metadata is not loaded");
+  if (peer->incarnation != sender || !peers_.remove(peer))
+    return Status(Errc::NOT_ALLOWED,
+                  fmt::format("invalidate peer \"{}\": it was not that peer who asked for it",
+                              metadata::printable(name)));
+  takeLeaveOf(peer);
+  peer->retire();
+  wake();
   Event event{};
   event.kind = Event::Kind::PEER_INVALIDATED;
   event.peer = agent;
@@ -229,6 +283,7 @@ Result<metadata::Exchange*> AgentCore::exchange() {
     metadata::Exchange::Options options;
     options.listen = config_.listen;
     options.port = config_.listen_port;
+    options.identity = identity_;
     options.address = config_.listen_address;
     if (options.address.empty()) {
       NIXL_ASSIGN_OR_RETURN(options.address, base::configString("NIXL_LISTEN_ADDRESS"));

@@ -97,6 +97,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   Outbox outbox;
   std::atomic<bool> down{false};
   bool only_user = false;  // not loaded by the program, which hears nothing of it
+  std::atomic<bool> from_connection{false};  // its metadata came over the direct exchange
 
   // Adds what the blob says of our backends. What is known already costs little; a registration of
   // a lower generation never replaces one of a higher.

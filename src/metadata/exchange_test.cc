@@ -1,216 +1,18 @@
 #include "metadata/exchange.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <functional>
 #include <set>
 #include <thread>
 #include <vector>
 
-#include "base/bytes.h"
-#include "base/fd.h"
-#include "base/mutex.h"
-#include "metadata/frame.h"
-#include "metadata/wire.h"
+#include "metadata/exchange_suite.h"
 
 namespace nixl::metadata {
 namespace {
-
-using base::Deadline;
-using base::Fd;
-using std::chrono::milliseconds;
-using std::chrono::seconds;
-
-constexpr seconds kPatience(20);
-
-std::string blobOf(const std::string& agent, size_t connection_bytes = 10) {
-  Blob blob;
-  blob.agent = agent;
-  blob.sections = {{.backend = "ALPHA",
-                    .has_connection = true,
-                    .connection = "NIXLCOMM:INVL" + std::string(connection_bytes, 'c')}};
-  return encode(blob);
-}
-
-// Remembers what it is told.
-class FakeHost final : public Exchange::Host {
- public:
-  explicit FakeHost(std::string metadata = {}) : metadata_(std::move(metadata)) {}
-
-  Result<std::string> localMetadata() override {
-    if (metadata_.empty()) return {Errc::INVALID_PARAM, "no backend"};
-    return metadata_;
-  }
-  Status load(std::string_view bytes) override {
-    Result<Blob> blob = decode(bytes);
-    if (!blob.has_value()) {
-      note("bad load");
-      return blob.error();
-    }
-    if (delay.count() > 0) std::this_thread::sleep_for(delay);
-    note("load " + blob->agent);
-    return {};
-  }
-  Status invalidate(std::string_view agent) override {
-    note("invalidate " + std::string(agent));
-    return {};
-  }
-  void exchangeFailed(std::string_view what, const Status& status) override {
-    note("failed " + std::string(what) + ": " + status.message());
-  }
-
-  std::vector<std::string> events() {
-    base::MutexLock lock(mu_);
-    return events_;
-  }
-
-  // Waits until `count` events begin with `start`; returns the last of them.
-  std::string await(const std::string& start, size_t count = 1) {
-    Deadline deadline = Deadline::after(kPatience);
-    base::MutexLock lock(mu_);
-    for (;;) {
-      size_t found = 0;
-      for (const std::string& event : events_)
-        if (event.starts_with(start) && ++found == count) return event;
-      if (deadline.expired()) break;
-      changed_.waitUntil(mu_, deadline);
-    }
-    std::string all;
-    for (const std::string& event : events_) all += "\n  " + event;
-    ADD_FAILURE() << "waited for " << count << " x \"" << start << "\", there is:" << all;
-    return {};
-  }
-
-  milliseconds delay{0};
-
- private:
-  void note(std::string event) {
-    base::MutexLock lock(mu_);
-    events_.push_back(std::move(event));
-    changed_.notifyAll();
-  }
-
-  const std::string metadata_;
-  base::Mutex mu_;
-  base::CondVar changed_;
-  std::vector<std::string> events_ NIXL_GUARDED_BY(mu_);
-};
-
-std::unique_ptr<Exchange> startExchange(Exchange::Host& host, Exchange::Options options) {
-  Result<std::unique_ptr<Exchange>> exchange = Exchange::start(host, options);
-  EXPECT_TRUE(exchange.has_value()) << exchange.status().message();
-  return exchange.has_value() ? *std::move(exchange) : nullptr;
-}
-
-std::unique_ptr<Exchange> listening(Exchange::Host& host,
-                                    const std::string& address = "127.0.0.1") {
-  return startExchange(host, {.listen = true, .address = address});
-}
-
-std::unique_ptr<Exchange> asking(Exchange::Host& host) {
-  return startExchange(host, {.connect_timeout = milliseconds(3000)});
-}
-
-bool hasIpv6() {
-  Fd fd(socket(AF_INET6, SOCK_STREAM, 0));
-  sockaddr_in6 address{};
-  address.sin6_family = AF_INET6;
-  address.sin6_addr = in6addr_loopback;
-  return fd && bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-}
-
-// A peer without manners, over a blocking socket.
-class RawPeer {
- public:
-  explicit RawPeer(uint16_t port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address = at(port);
-    EXPECT_EQ(connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0)
-        << base::errnoText(errno);
-  }
-  explicit RawPeer(Fd fd) : fd_(std::move(fd)) {}
-
-  static sockaddr_in at(uint16_t port) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return address;
-  }
-
-  bool send(std::string_view bytes) {
-    return base::writeAll(fd_.get(), bytes.data(), bytes.size()).ok();
-  }
-  bool sendBody(std::string_view body) {
-    base::ByteWriter out;
-    out.u64(body.size());
-    out.raw(body);
-    return send(out.view());
-  }
-
-  // The body of the next frame; "" when the connection ends or nothing comes.
-  std::string receive() {
-    char head[8];
-    if (!read(head, 8)) return "";
-    std::string body(base::loadLittle<uint64_t>(head), '\0');
-    return read(body.data(), body.size()) ? body : "";
-  }
-  bool awaitEnd() {
-    char byte;
-    return awaitReadable() && recv(fd_.get(), &byte, 1, 0) <= 0;
-  }
-  void finishSending() { shutdown(fd_.get(), SHUT_WR); }
-  int fd() const { return fd_.get(); }
-
- private:
-  bool awaitReadable() {
-    pollfd waiting = {fd_.get(), POLLIN, 0};
-    return poll(&waiting, 1, 20'000) > 0;
-  }
-  bool read(char* to, size_t bytes) {
-    while (bytes > 0) {
-      if (!awaitReadable()) return false;
-      ssize_t n = recv(fd_.get(), to, bytes, 0);
-      if (n <= 0) return false;
-      to += n;
-      bytes -= static_cast<size_t>(n);
-    }
-    return true;
-  }
-
-  Fd fd_;
-};
-
-class RawListener {
- public:
-  explicit RawListener(uint16_t port = 0) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    int one = 1;
-    setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    sockaddr_in address = RawPeer::at(port);
-    socklen_t length = sizeof(address);
-    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
-    EXPECT_EQ(listen(fd_.get(), 10), 0);
-    getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &length);
-    port_ = ntohs(address.sin_port);
-  }
-  RawPeer accept() {
-    pollfd waiting = {fd_.get(), POLLIN, 0};
-    EXPECT_GT(poll(&waiting, 1, 20'000), 0) << "nobody connects";
-    return RawPeer(Fd(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC)));
-  }
-  uint16_t port() const { return port_; }
-
- private:
-  Fd fd_;
-  uint16_t port_;
-};
 
 struct Meeting {
   const char* name;
@@ -336,7 +138,7 @@ TEST(Exchange, IgnoresWhatIsNoCommandAndStaysOpen) {
     ASSERT_TRUE(peer.sendBody(body));
   ASSERT_TRUE(peer.sendBody("NIXLCOMM:SEND"));
   EXPECT_EQ(peer.receive(), "NIXLCOMM:LOAD" + blobOf("server"));
-  host.await("bad load");
+  EXPECT_NE(host.await("failed load metadata that").find("without a proof"), std::string::npos);
 }
 
 TEST(Exchange, ClosesOnTooLongAMessage) {
@@ -344,6 +146,7 @@ TEST(Exchange, ClosesOnTooLongAMessage) {
   auto server = listening(host);
   RawPeer peer(server->port());
   ASSERT_TRUE(peer.send("hello, world: this is no length"));
+  EXPECT_NE(peer.denial().find("bytes is announced; at most 4096 are accepted"), std::string::npos);
   EXPECT_TRUE(peer.awaitEnd());
 }
 
@@ -399,22 +202,42 @@ TEST(Exchange, ClosesTheOldestIdleConnectionAtItsLimit) {
     peers.emplace_back(server->port());
     ASSERT_TRUE(peers.back().sendBody("NIXLCOMM:SEND"));
     EXPECT_EQ(peers.back().receive(), "NIXLCOMM:LOAD" + blobOf("server"));
+    std::this_thread::sleep_for(milliseconds(150));  // so long it might have asked again
   }
   EXPECT_TRUE(peers[0].awaitEnd());
   ASSERT_TRUE(peers[1].sendBody("NIXLCOMM:SEND"));
   EXPECT_EQ(peers[1].receive(), "NIXLCOMM:LOAD" + blobOf("server"));
 }
 
-TEST(Exchange, ClosesIdleConnectionsAndMakesThemAgain) {
+TEST(Exchange, ClosesIdleConnectionsButThoseThatSayWhoIsAlive) {
   FakeHost server_host(blobOf("server")), client_host;
   auto server = startExchange(server_host, {.listen = true,
                                             .address = "127.0.0.1",
                                             .idle_timeout = milliseconds(50)});
+  RawPeer idle(server->port()), informed(server->port());
+  ASSERT_TRUE(idle.sendBody("no command"));
+  ASSERT_TRUE(informed.sendBody("NIXLCOMM:SEND"));
+  EXPECT_NE(informed.receive(), "");
+  EXPECT_TRUE(idle.awaitEnd());
+  std::this_thread::sleep_for(milliseconds(120));
+  ASSERT_TRUE(informed.sendBody("NIXLCOMM:SEND"));
+  EXPECT_NE(informed.receive(), "");
+}
+
+TEST(Exchange, MakesClosedConnectionsAgain) {
+  FakeHost server_host(blobOf("server")), client_host;
+  auto server = startExchange(server_host,
+                              {.listen = true, .address = "127.0.0.1", .max_connections = 1});
   auto client = asking(client_host);
   for (size_t i = 1; i <= 3; ++i) {
     client->fetch("127.0.0.1", server->port(), "server");
     client_host.await("load server", i);
-    std::this_thread::sleep_for(milliseconds(120));
+    std::this_thread::sleep_for(milliseconds(150));
+    RawPeer other(server->port());  // takes its place
+    ASSERT_TRUE(other.sendBody("NIXLCOMM:SEND"));
+    EXPECT_NE(other.receive(), "");
+    other.finishSending();
+    EXPECT_TRUE(other.awaitEnd());
   }
   EXPECT_EQ(client_host.events().size(), 3u);
 }
@@ -500,15 +323,24 @@ TEST(Exchange, SendsAgainWhatAClosedConnectionSwallowed) {
   auto client = asking(host);
   client->send("127.0.0.1", listener.port(), blobOf("one"));
   client->invalidate("127.0.0.1", listener.port(), "two");
+  auto greet = [](RawPeer& peer) {
+    std::string hello = peer.receive();
+    ASSERT_TRUE(hello.starts_with("NIXLCOMM:HELO")) << hello;
+    peer.sendBody("NIXLCOMM:HELO" + encodeHello({}));
+    ASSERT_TRUE(peer.receive().starts_with("NIXLCOMM:SIGN"));
+  };
   {
     RawPeer first = listener.accept();
+    greet(first);
     EXPECT_EQ(first.receive(), "NIXLCOMM:LOAD" + blobOf("one"));
   }  // closed without a word
   RawPeer second = listener.accept();
+  greet(second);
   EXPECT_EQ(second.receive(), "NIXLCOMM:LOAD" + blobOf("one"));
   std::string sync = second.receive();
   ASSERT_TRUE(sync.starts_with("NIXLCOMM:SYNC"));
   second.sendBody("NIXLCOMM:DONE" + sync.substr(13, 8) + std::string(4, '\0'));
+  ASSERT_TRUE(second.receive().starts_with("NIXLCOMM:SIGN"));
   EXPECT_EQ(second.receive(), "NIXLCOMM:INVLtwo");
   EXPECT_TRUE(host.events().empty());
 }
@@ -529,12 +361,26 @@ TEST(Exchange, PeerRestartedOnItsPortGetsTheNextMessage) {
 
 TEST(Exchange, GivesUpOnAPeerThatAlwaysHangsUp) {
   FakeHost host;
+  std::optional<RawListener> listener(std::in_place);
+  auto client = startExchange(host, {.connect_timeout = milliseconds(500)});
+  client->fetch("127.0.0.1", listener->port(), "");
+  for (int i = 0; i < 3; ++i) {
+    RawPeer peer = listener->accept();
+    EXPECT_EQ(peer.receive(), "NIXLCOMM:SEND");
+  }
+  listener.reset();
+  host.await("failed fetch");
+}
+
+TEST(Exchange, GivesUpOnAPeerThatHangsUpAfterAWord) {
+  FakeHost host;
   RawListener listener;
   auto client = asking(host);
   client->fetch("127.0.0.1", listener.port(), "");
   for (int i = 0; i < 3; ++i) {
     RawPeer peer = listener.accept();
     EXPECT_EQ(peer.receive(), "NIXLCOMM:SEND");
+    peer.sendBody("a word");
   }
   EXPECT_NE(host.await("failed fetch").find("closed the connection"), std::string::npos);
 }

@@ -10,7 +10,8 @@ namespace nixl::metadata {
 namespace {
 
 constexpr std::string_view kPrefix = "NIXLCOMM:";
-constexpr std::array<std::string_view, 5> kWords = {"LOAD", "SEND", "INVL", "SYNC", "DONE"};
+constexpr std::array<std::string_view, 9> kWords = {"LOAD", "SEND", "INVL", "SYNC", "DONE",
+                                                    "HELO", "AUTH", "SIGN", "DENY"};
 constexpr size_t kWordBytes = 4;
 constexpr size_t kFirstPart = 64 << 10;  // what a frame may take before more of it has come
 constexpr size_t kKeptBytes = 1 << 20;   // of buffer between frames

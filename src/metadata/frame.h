@@ -19,7 +19,11 @@ enum class Word {
   SEND,  // asks for the receiver's: answered by LOAD on the same connection
   INVL,  // name of an agent to forget
   SYNC,  // u64 number: answer DONE when all that came before is done
-  DONE,  // u64 number, i32 code and text: what became of the LOAD before SYNC
+  DONE,  // u64 number, i32 code and text: what became of the messages before SYNC
+  HELO,  // asks for, and gives, a number for proofs: handshake.h, as for the others
+  AUTH,  // proves the key that both ends have
+  SIGN,  // proves whose the LOAD or INVL after it is
+  DENY,  // i32 code and text: why the sender ends the connection
 };
 
 struct Command {
@@ -52,6 +56,9 @@ class FrameReader {
   bool complete() const { return head_bytes_ == head_.size() && received_ == length_; }
   std::string_view body() const { return std::string_view(buffer_).substr(0, received_); }
   void next();  // forgets the complete frame
+
+  // For frames whose head has not come yet.
+  void setLimit(uint64_t limit) { limit_ = limit; }
 
   bool started() const { return head_bytes_ > 0; }
   uint64_t received() const { return received_; }  // bytes of the body

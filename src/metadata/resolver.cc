@@ -35,7 +35,9 @@ Result<std::vector<SocketAddress>> lookUp(const std::string& host, uint16_t port
   int failed = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list.first);
   if (failed != 0) {
     std::string why = failed == EAI_SYSTEM ? base::errnoText(errno) : gai_strerror(failed);
-    return {Errc::NOT_FOUND, "look up host \"" + host + "\": " + why};
+    return {Errc::NOT_FOUND, "look up host \"" + host + "\": " + why +
+                                 "; check the name (getent hosts " + host +
+                                 "), or give an address"};
   }
   std::vector<SocketAddress> addresses;
   for (const addrinfo* each = list.first; each != nullptr; each = each->ai_next) {
@@ -51,6 +53,18 @@ Result<std::vector<SocketAddress>> lookUp(const std::string& host, uint16_t port
 }
 
 }  // namespace
+
+Status connectFailure(const SocketAddress& address, int error) {
+  const char* advice = "";
+  if (error == ECONNREFUSED)
+    advice = "; nobody listens there: is the other agent up, made with enable_listen, and is this "
+             "its listen_port?";
+  if (error == EHOSTUNREACH || error == ENETUNREACH)
+    advice = "; no network leads there: look at ip route, and at firewalls";
+  if (error == EACCES || error == EPERM) advice = "; a firewall of this host forbids it";
+  Status failure = base::errnoStatus("connect to " + address.text(), error);
+  return {failure.code(), failure.message() + advice};
+}
 
 uint16_t SocketAddress::port() const {
   if (family() == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);

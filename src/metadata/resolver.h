@@ -29,6 +29,9 @@ struct SocketAddress {
 // Of a numeric address ("10.0.0.1", "fe80::1%eth0"); an error for a name. Never waits.
 Result<SocketAddress> numericAddress(const std::string& host, uint16_t port);
 
+// Why a connection cannot be made, by errno, and what to try.
+Status connectFailure(const SocketAddress& address, int error);
+
 // The system's name service may take half a minute and cannot be interrupted, so each look-up has a
 // thread of its own, at most four at once; others queue.
 //

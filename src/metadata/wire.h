@@ -14,8 +14,8 @@
 
 namespace nixl::metadata {
 
-// Which life of an agent: random, made when the agent is. A restarted agent has the same name and
-// another incarnation.
+// Which life of an agent: the fingerprint of a key pair that is made when the agent is (crypto.h). A
+// restarted agent has the same name and another incarnation.
 struct Incarnation {
   std::array<uint8_t, 16> bytes{};
 

@@ -1,5 +1,5 @@
-// A hostile peer of the direct exchange: the frame reader and the commands over any stream, cut
-// into any pieces. The first byte says how long these are.
+// A hostile peer of the direct exchange: the frame reader, the commands and what proves who sent
+// them over any stream, cut into any pieces. The first byte says how long these are.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "metadata/frame.h"
+#include "metadata/handshake.h"
 
 namespace {
 
@@ -71,6 +72,25 @@ Parsed inPieces(std::string_view stream, size_t piece) {
   return parsed;
 }
 
+// What is said before metadata is.
+void tryGreeting(const Command& command) {
+  const std::string_view payload = command.payload;
+  if (command.word == Word::HELO) {
+    std::optional<Hello> hello = decodeHello(payload);
+    require(!hello || payload.starts_with(encodeHello(*hello)), "another greeting");
+  }
+  if (command.word == Word::SIGN) {
+    std::optional<Proof> proof = decodeProof(payload);
+    require(!proof || payload.starts_with(encodeProof(*proof)), "another proof");
+    require(!proof || !isProof(*proof, {}, 0, Word::LOAD, payload), "a proof of itself");
+  }
+  if (command.word == Word::DENY) {
+    Status status = decodeDenial(payload);
+    require(!status.ok() && status.message().size() < 600, "a denial that is none");
+    for (char c : status.message()) require(static_cast<unsigned char>(c) >= ' ', "a control code");
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -86,6 +106,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::string frame;
     appendFrame(frame, command->word, command->payload);
     require(frame.substr(8) == body, "a command that is written in another way");
+    tryGreeting(*command);
   }
   return 0;
 }
