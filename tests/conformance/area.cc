@@ -9,6 +9,9 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "common/gpu.h"
+#include "nixl/backend.h"
+
 namespace nixl::conformance {
 
 namespace {
@@ -81,6 +84,61 @@ class FileArea final : public Area {
   int fd_ = -1;
 };
 
+// Memory of a GPU, which is looked at through copies alone. An allocation of its own: the driver
+// refuses a byte too many.
+class DeviceArea final : public Area {
+ public:
+  DeviceArea(uint64_t size, gpu::Driver& driver, unsigned device)
+      : Area(MemType::VRAM, size), driver_(driver), number_(device) {
+    device_ = device;
+    check(driver.retain(device));
+    gpu::Scope scope(driver, device);
+    check(scope.code());
+    check(driver.allocate(std::max<uint64_t>(size, 1), &base_));
+  }
+  ~DeviceArea() override {
+    {
+      gpu::Scope scope(driver_, number_);
+      driver_.free(base_);
+    }
+    driver_.release(number_);
+  }
+
+  void write(uint64_t offset, const Bytes& bytes) override {
+    if (bytes.empty()) return;
+    gpu::Scope scope(driver_, number_);
+    check(driver_.copyNow(gpu::Way::IN, {base_ + offset, addressOf(bytes), bytes.size()}));
+  }
+  Bytes read(uint64_t offset, uint64_t size) const override {
+    Bytes bytes(size);
+    if (size == 0) return bytes;
+    gpu::Scope scope(driver_, number_);
+    check(driver_.copyNow(gpu::Way::OUT, {addressOf(bytes), base_ + offset, size}));
+    return bytes;
+  }
+
+ private:
+  static uint64_t addressOf(const Bytes& bytes) {
+    return reinterpret_cast<uintptr_t>(bytes.data());
+  }
+  void check(int code) const {
+    if (code != 0) throw std::runtime_error("GPU memory for a test area: " + driver_.say(code));
+  }
+
+  gpu::Driver& driver_;
+  const unsigned number_;
+};
+
+std::unique_ptr<Area> makeDeviceArea(uint64_t size, uint64_t device) {
+  try {
+    gpu::Driver& driver = gpu::open();
+    if (device >= driver.devices()) return nullptr;
+    return std::make_unique<DeviceArea>(size, driver, static_cast<unsigned>(device));
+  } catch (const BackendFailure&) {
+    return nullptr;  // no driver, or no GPU
+  }
+}
+
 }  // namespace
 
 Bytes pattern(uint64_t seed, uint64_t size) {
@@ -105,13 +163,14 @@ std::string difference(const Bytes& wanted, const Bytes& found) {
          std::to_string(wanted.rend() - last) + " of " + std::to_string(wanted.size()) + " differ";
 }
 
-std::unique_ptr<Area> Area::make(MemType type, uint64_t size) {
+std::unique_ptr<Area> Area::make(MemType type, uint64_t size, uint64_t device) {
   switch (type) {
     case MemType::DRAM:
       return std::make_unique<HostArea>(size);
     case MemType::FILE:
       return std::make_unique<FileArea>(size);
     case MemType::VRAM:
+      return makeDeviceArea(size, device);
     case MemType::BLOCK:
     case MemType::OBJ:
       return nullptr;  // comes with the first backend that has them

@@ -23,8 +23,8 @@ std::string difference(const Bytes& wanted, const Bytes& found);
 // Memory, a file, ... that transfers can be made with. Addresses [base, base + size).
 class Area {
  public:
-  // Null: this kind cannot be made here.
-  static std::unique_ptr<Area> make(MemType type, uint64_t size);
+  // Null: this kind cannot be made here. `device` is a GPU's number.
+  static std::unique_ptr<Area> make(MemType type, uint64_t size, uint64_t device = 0);
   virtual ~Area() = default;
 
   virtual void write(uint64_t offset, const Bytes& bytes) = 0;

@@ -52,7 +52,7 @@ void refusesASecondOfItsKind(const Given& given) {
 
 void refusesMemoryThatIsNotRegistered(const Given& given) {
   Ends ends(given, kSize, kSize);
-  const auto other = Area::make(given.backend.local, kSize);
+  const auto other = Area::make(given.backend.local, kSize, given.backend.local_device);
   const MemDescriptor good_local = ends.area->part(0, 100), good_remote = ends.target->part(0, 100);
   EXPECT_EQ(prepareCode(ends, {other->part(0, 100)}, {good_remote}), Errc::NOT_FOUND);
   // One byte beyond the end, and one before the begin.

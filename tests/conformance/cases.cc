@@ -11,7 +11,7 @@ Ends::Ends(const Given& given, uint64_t local_size, uint64_t remote_size)
 
 Ends::Ends(const Given& given, uint64_t local_size, uint64_t remote_size, const AgentConfig& config)
     : backend(given.backend),
-      area(Area::make(given.backend.local, local_size)),
+      area(Area::make(given.backend.local, local_size, given.backend.local_device)),
       agent(std::make_unique<Agent>("conformance", config)) {
   memory = agent->registerMemory({area->whole()}, backend.name.c_str());
   target = Target::make(given.where, backend, "conformance-target", remote_size, *agent);

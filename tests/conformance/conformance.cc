@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cases.h"
@@ -52,9 +53,11 @@ std::string whyNotApplicable(const Case& c, const BackendUnderTest& backend) {
     return backend.name + " cannot keep peers from writing memory that was given back";
   if ((c.needs & kSlow) && backend.slow.empty())
     return backend.name + " has no option that keeps a transfer in flight";
-  for (const MemType kind : {backend.local, backend.remote})
-    if (Area::make(kind, 1) == nullptr)
-      return std::string("there is no ") + memTypeName(kind) + " memory to test with";
+  for (const auto& [kind, device] : {std::pair(backend.local, backend.local_device),
+                                     std::pair(backend.remote, backend.remote_device)})
+    if (Area::make(kind, 1, device) == nullptr)
+      return std::string("there is no ") + memTypeName(kind) + " memory to test with, number " +
+             std::to_string(device);
   return "";
 }
 

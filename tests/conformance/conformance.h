@@ -26,6 +26,7 @@ struct BackendUnderTest {
 
   MemType local = MemType::DRAM;
   MemType remote = MemType::DRAM;
+  uint64_t local_device = 0, remote_device = 0;  // of VRAM: which GPU
   bool within_agent = true;    // moves bytes inside one agent
   bool remote_agents = false;  // moves bytes between agents
   bool processes = true;       // remote_agents: also of different processes

@@ -217,7 +217,7 @@ void movesBetweenSeveralRegistrations(const Given& given, OpType op) {
   std::vector<std::unique_ptr<Area>> areas;
   std::vector<MemDescriptor> local, remote;
   for (uint64_t i = 0; i < 10; ++i) {
-    areas.push_back(Area::make(given.backend.local, 4000));
+    areas.push_back(Area::make(given.backend.local, 4000, given.backend.local_device));
     areas.back()->write(0, pattern(i, 4000));
     ends.agent->registerMemory({areas.back()->whole()}, given.backend.name.c_str());
     local.push_back(areas.back()->part(i, 2000));

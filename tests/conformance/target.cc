@@ -65,7 +65,9 @@ Errc codeOfNotify(Agent& agent, const std::string& peer, const std::string& mess
 class LocalTarget final : public Target {
  public:
   LocalTarget(const BackendUnderTest& backend, const std::string& name, uint64_t size, Agent* agent)
-      : Target(name), backend_(backend), area_(Area::make(backend.remote, size)) {
+      : Target(name),
+        backend_(backend),
+        area_(Area::make(backend.remote, size, backend.remote_device)) {
     if (agent == nullptr) {
       own_ = std::make_unique<Agent>(name, configOf(backend));
       agent = own_.get();

@@ -1,13 +1,18 @@
-// nixlbench/gpu.h - memory of one CUDA GPU, through the driver's library, opened when first needed.
+// nixlbench/gpu.h - memory of one GPU, through the driver's library, opened when first needed.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+
+namespace nixl::gpu {
+class Driver;
+}  // namespace nixl::gpu
 
 namespace nixl::bench {
 
-// Threads: one at a time; each call makes the device's primary context current.
+// Threads: any; each call leaves the thread with the device that it came with.
 // Errors:  nixl::Error with the driver's own words.
 class Gpu {
  public:
@@ -22,8 +27,10 @@ class Gpu {
   void copyOut(uint64_t address, std::span<std::byte> bytes);
 
  private:
-  int device_ = 0;
-  void* context_ = nullptr;
+  void check(int code, const std::string& action) const;
+
+  gpu::Driver* driver_ = nullptr;  // as long as the process
+  unsigned device_ = 0;
 };
 
 }  // namespace nixl::bench

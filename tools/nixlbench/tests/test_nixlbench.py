@@ -110,7 +110,7 @@ def wait_for_line(stream, wanted, seconds=20):
 
 
 # The port is open before the backend is: who connects in between must wait, not fail.
-@pytest.mark.parametrize("connect_at", ["on all addresses", "waiting on port"])
+@pytest.mark.parametrize("connect_at", ["the metadata listener", "waiting on port"])
 def test_two_hosts_meet_through_the_listener(connect_at):
     port = free_port()
     # Unbuffered: a line that lay in Python's buffer would be hidden from select().
