@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nixl/types.h"
@@ -114,6 +115,7 @@ struct CostEstimate {
   double microseconds = 0;
   double error_microseconds = 0;
   bool known = false;
+  std::string why;  // the engine's own words: what it goes by, or why it is not known
 };
 
 struct BackendInfo {
@@ -134,6 +136,37 @@ struct PluginState {
   std::string why_unusable;  // the sentence
 };
 
+// A plugin that was tried out; see inspectPlugins().
+struct PluginReport {
+  PluginState state;
+  bool loaded = false;  // its file was opened, and is a plugin for this library
+  BackendInfo info;     // empty when it was not loaded
+  std::vector<std::pair<std::string, std::string>> found;  // in its words: {"library", "/usr..."}
+};
+
+// Where plugins are looked for.
+struct PluginSearch {
+  std::string folder;
+  bool chosen = false;               // by NIXL_PLUGIN_DIR
+  std::string problem;               // why the folder cannot be read; empty: it can
+  std::vector<PluginState> missing;  // built with this library, and not found
+};
+
+// An environment variable as it stands; for people and tools.
+struct ConfigState {
+  std::string name;
+  std::string type;           // "bool", "int", "size", "duration", "string", "path", "A|B|C", ...
+  std::string default_value;  // "": none
+  std::string value;          // in force; "***" for a secret that is set
+  std::string source;         // "default", or the name that it was read from
+  std::string help;
+  std::vector<std::string> aliases;
+  std::string accepted;  // what it may be set to: "a whole number from 1 to 100"
+  std::string problem;   // why the value cannot be used; "": it can
+  std::string owner;     // the plugin that reads it; "": the library
+  bool secret = false;
+};
+
 enum class Wait { ANY, ALL };
 
 // All plugins that were found, by name, without loading them.
@@ -142,6 +175,14 @@ NIXL_API std::vector<std::string> pluginNames();
 NIXL_API BackendInfo pluginInfo(const std::string& name);
 // Loads every plugin found and says for each whether it can run here; for people and tools.
 NIXL_API std::vector<PluginState> pluginStates();
+// Tries out every plugin, each in a child process: one that crashes, or has not answered after
+// `each`, is reported as unusable. Slower than pluginStates() (tens of milliseconds), and true:
+// libraries and devices are really opened there.
+NIXL_API std::vector<PluginReport> inspectPlugins(
+    std::chrono::milliseconds each = std::chrono::seconds(10));
+NIXL_API PluginSearch pluginSearch();
+// Every environment variable that the library reads, and those of plugins that have been loaded.
+NIXL_API std::vector<ConfigState> configStates();
 NIXL_API const char* versionText() noexcept;  // "2.0.0"
 
 // A named endpoint that owns its registered memory, its peers and its engines.

@@ -112,6 +112,12 @@ class BackendEngine {
   }
   virtual void* load(void* /*peer*/, MemType /*kind*/, std::string_view /*key*/) { return this; }
   virtual void unload(void* /*remote*/) {}
+  // Memory that the engine likes best: pinned, a device's. Not registered by that. It goes with the
+  // engine at the latest.
+  virtual void* allocate(MemType /*kind*/, uint64_t /*device*/, uint64_t /*size*/) {
+    throw BackendFailure(Errc::NOT_SUPPORTED, "this engine allocates no memory");
+  }
+  virtual void freeMemory(void* /*address*/) {}
 
   // Requests. prepare() must be cheap; the plan stays valid until release().
   virtual void* prepare(const nixl_plan& plan, void* host_request) = 0;
@@ -289,6 +295,16 @@ struct BackendGlue {
     o.unload = [](void* e, void* remote) {
       guard(nullptr, [&] { return self(e).unload(remote), 0; });
     };
+    o.allocate = [](void* e, uint32_t kind, uint64_t device, uint64_t size, void** address,
+                    nixl_error* err) {
+      return guard(err, [&] {
+        *address = self(e).allocate(static_cast<MemType>(kind), device, size);
+        return 0;
+      });
+    };
+    o.free_memory = [](void* e, void* address) {
+      guard(nullptr, [&] { return self(e).freeMemory(address), 0; });
+    };
     o.prepare = [](void* e, const nixl_plan* plan, void* host_request, void** request,
                    nixl_error* err) {
       return guard(err, [&] { return *request = self(e).prepare(*plan, host_request), 0; });
@@ -362,6 +378,19 @@ struct BackendGlue {
   }
 };
 
+// Where an inspect function puts what it finds: tell("library", "/usr/lib/libfoo.so.1 (1.2)").
+class Findings {
+ public:
+  Findings(nixl_inspect_emit emit, void* context) : emit_(emit), context_(context) {}
+  void operator()(const std::string& what, const std::string& value) const {
+    emit_(context_, what.c_str(), value.c_str());
+  }
+
+ private:
+  nixl_inspect_emit emit_;
+  void* context_;
+};
+
 // What a plugin says of itself.
 struct BackendDescription {
   const char* name;
@@ -369,6 +398,10 @@ struct BackendDescription {
   const char* summary;
   const nixl_option* options;  // ends with {nullptr, nullptr, nullptr}
   nixl_facts facts;
+  const nixl_option* variables = nullptr;  // of the environment; ends like `options`
+  // Tries out what an engine needs, in a process of its own; throws BackendFailure where an engine
+  // could not be made. See nixl_plugin::inspect.
+  void (*inspect)(const Findings& tell) = nullptr;
 };
 
 }  // namespace nixl
@@ -401,6 +434,12 @@ struct BackendDescription {
         });                                                                                       \
       };                                                                                          \
       p.create = &::nixl::BackendGlue::create<Engine>;                                            \
+      p.variables = d.variables;                                                                  \
+      if (d.inspect != nullptr)                                                                   \
+        p.inspect = [](nixl_inspect_emit emit, void* context, nixl_error* err) -> int32_t {       \
+          return ::nixl::BackendGlue::guard(                                                      \
+              err, [&]() -> int32_t { return d.inspect(::nixl::Findings(emit, context)), 0; });   \
+        };                                                                                        \
       return p;                                                                                   \
     }();                                                                                          \
     return &plugin;                                                                               \

@@ -298,6 +298,10 @@ typedef struct nixl_engine_ops {
   const void *(*extension)(void *engine, const char *name); /* "name/1"; NULL: not offered */
 } nixl_engine_ops;
 
+/* Called once per finding, in words for people: "library", "/usr/lib/libfoo.so.1 (1.2)". What is
+ * told as "warning" is a sentence about something to be mended. */
+typedef void (*nixl_inspect_emit)(void *context, const char *what, const char *value);
+
 typedef struct nixl_plugin {
   uint32_t struct_size;
   uint32_t abi_version; /* NIXL_PLUGIN_ABI_VERSION of the plugin's header */
@@ -313,6 +317,14 @@ typedef struct nixl_plugin {
   /* Makes an engine and its table. Nothing may be thrown out of it. */
   int32_t (*create)(const nixl_engine_args *args, void **engine, const nixl_engine_ops **ops,
                     nixl_error *err);
+
+  /* For tools. The environment variables that it reads; ends with name == NULL; may be NULL. */
+  const nixl_option *variables;
+
+  /* Tries out what an engine would need, and tells what it finds, also before it fails. 0: an
+   * engine can be made; else the sentence. Called in a process made for it, which ends afterwards:
+   * it may open libraries and devices, and leave them open. */
+  int32_t (*inspect)(nixl_inspect_emit emit, void *context, nixl_error *err);
 } nixl_plugin;
 
 /* The exported symbol. `host_abi` is the library's version; NULL: "I cannot work with that". */

@@ -12,6 +12,7 @@
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 
 namespace nixl::ucx::abi {
 
@@ -333,6 +334,7 @@ struct Functions {
   NIXL_UCP_FUNCTIONS(NIXL_UCP_MEMBER, NIXL_UCP_MEMBER)
 #undef NIXL_UCP_MEMBER
   const char* (*status_string)(Status status) = nullptr;
+  void (*context_print_info)(const Context context, std::FILE* stream) = nullptr;  // may be missing
   void (*log_push_handler)(LogHandler handler) = nullptr;  // may be missing
   void (*log_pop_handler)() = nullptr;                     // may be missing
 };

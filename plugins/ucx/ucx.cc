@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "connection_info.h"
+#include "inspect.h"
 #include "nixl/backend.h"
 #include "options.h"
 #include "ucp_abi.h"
@@ -193,10 +194,10 @@ class Ucx final : public BackendEngine {
   std::atomic<bool> closing_{false};
   bool forked_ = false;
 
-  std::mutex peers_mutex_;  // leaf
-  std::vector<std::shared_ptr<Peer>> peers_;
-  std::mutex keys_mutex_;  // leaf
-  KeyHolder* keys_ = nullptr;
+  PluginMutex peers_mutex_;  // leaf
+  std::vector<std::shared_ptr<Peer>> peers_ NIXL_PLUGIN_GUARDED_BY(peers_mutex_);
+  PluginMutex keys_mutex_;  // leaf; also of the links in each
+  KeyHolder* keys_ NIXL_PLUGIN_GUARDED_BY(keys_mutex_) = nullptr;
 };
 
 // ---- life ---------------------------------------------------------------------------------------
@@ -215,7 +216,8 @@ Ucx::Ucx(const BackendArgs& args)
     if (status != abi::kOk)
       throw BackendFailure(
           Errc::BACKEND,
-          said.explain(std::string(what) + ": " + ucp_.status_string(status)), status);
+          said.explain(std::string(what) + ": " + ucp_.status_string(status)) + startAdvice(),
+          status);
   };
   abi::Config raw = nullptr;
   check(ucp_.config_read(nullptr, nullptr, &raw), "read the configuration");
@@ -345,7 +347,7 @@ int32_t Ucx::shutDown(uint64_t deadline_ns) {
   closing_.store(true);
   std::vector<std::shared_ptr<Peer>> peers;
   {
-    const std::lock_guard lock(peers_mutex_);
+    const PluginLock lock(peers_mutex_);
     peers = std::move(peers_);
     peers_.clear();
   }
@@ -423,7 +425,7 @@ void* Ucx::connect(std::string_view name, std::string_view info, void* host_peer
     worker.reports.peers.push_back({peer, true, abi::kOk});
   }
   {
-    const std::lock_guard lock(peers_mutex_);
+    const PluginLock lock(peers_mutex_);
     peers_.push_back(peer);
   }
   wake();
@@ -438,7 +440,7 @@ void Ucx::disconnect(void* handle) {
     peer->host_peer = nullptr;
   }
   {
-    const std::lock_guard lock(peers_mutex_);
+    const PluginLock lock(peers_mutex_);
     peers_.erase(std::remove(peers_.begin(), peers_.end(), peer), peers_.end());
   }
   abi::Status none = abi::kOk;
@@ -479,7 +481,7 @@ std::string Ucx::transports(abi::Ep ep) const {
 
 void Ucx::link(KeyHolder& key) {
   if (workers_.size() > 1) key.more.reset(new abi::Rkey[workers_.size() - 1]());
-  const std::lock_guard lock(keys_mutex_);
+  const PluginLock lock(keys_mutex_);
   key.next = keys_;
   if (keys_ != nullptr) keys_->previous = &key;
   keys_ = &key;
@@ -487,7 +489,7 @@ void Ucx::link(KeyHolder& key) {
 
 void Ucx::unlink(KeyHolder& key) {
   {
-    const std::lock_guard lock(keys_mutex_);
+    const PluginLock lock(keys_mutex_);
     (key.previous != nullptr ? key.previous->next : keys_) = key.next;
     if (key.next != nullptr) key.next->previous = key.previous;
   }
@@ -931,8 +933,9 @@ void Ucx::cost(void* handle, const nixl_plan_summary&, nixl_cost& out) {
 }
 
 BackendDescription describeUcx() {
-  return {"UCX", "2.0.0", "RDMA, GPU memory, TCP and shared memory through UCX", kOptions,
-          ucxFacts()};
+  return {"UCX",      "2.0.0",   "RDMA, GPU memory, TCP and shared memory through UCX",
+          kOptions,   ucxFacts(), kVariables,
+          inspect};
 }
 
 }  // namespace nixl::ucx

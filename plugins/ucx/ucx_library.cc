@@ -13,10 +13,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <utility>
 
+#include "../common/mutex.h"
 #include "nixl/backend.h"
 
 namespace nixl::ucx {
@@ -25,6 +25,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSoname = "libucp.so.0";
+constexpr Version kOldest{1, 13, 0};
+constexpr const char* kGetUcx =
+    "install a newer one (pip install libucx-cu12), or name it in NIXL_UCX_PATH";
 
 std::string environmentValue(const char* name) {
   const char* value = std::getenv(name);
@@ -62,12 +65,23 @@ Candidate inspect(const std::string& path) {
   return found;
 }
 
+// The file says that it is older than what we can work with.
+bool isTooOld(const Candidate& candidate) {
+  return candidate.version != Version{} && candidate.version < kOldest;
+}
+
 Candidate inspectNamed(const std::string& given, const char* where) {
   const auto path = resolve(given);
   if (!path)
-    throw BackendFailure(Errc::NOT_FOUND, std::string(where) + " is \"" + given +
-                                              "\"; there is no " + kSoname + " there");
-  return inspect(*path);
+    throw BackendFailure(Errc::NOT_FOUND,
+                         std::string(where) + " is \"" + given + "\"; there is no " + kSoname +
+                             " there. Name that file, its folder, or the one that has it in lib/");
+  const Candidate found = inspect(*path);
+  if (isTooOld(found))
+    throw BackendFailure(Errc::NOT_SUPPORTED, std::string(where) + " names " + found.path +
+                                                  ", which is version " + found.version.text() +
+                                                  "; 1.13 or newer is needed");
+  return found;
 }
 
 std::vector<std::string> mappedLibraries() {
@@ -155,15 +169,15 @@ void bind(void* library, const char* name, bool optional, const std::string& pat
                          path + " has no " + name + "; version 1.13 or newer is needed");
 }
 
-std::mutex g_library_mutex;
-const Library* g_library = nullptr;  // guarded by g_library_mutex
+PluginMutex g_library_mutex;
+const Library* g_library NIXL_PLUGIN_GUARDED_BY(g_library_mutex) = nullptr;
 std::atomic<pid_t> g_opened_by{0};     // the process that opened it
 thread_local LogCapture* t_capture = nullptr;
 
 // Never destroyed: threads of UCX may log while the process ends.
 struct LogQueue {
-  std::mutex mutex;
-  std::vector<LogLine> lines;  // guarded by mutex
+  PluginMutex mutex;
+  std::vector<LogLine> lines NIXL_PLUGIN_GUARDED_BY(mutex);
   std::atomic<bool> any{false};
   const bool users = std::getenv("UCX_LOG_FILE") != nullptr ||
                      std::getenv("UCX_LOG_LEVEL") != nullptr;  // the user reads UCX's own log
@@ -247,32 +261,51 @@ Candidate choose(const SearchPlace& place) {
   if (named) return *named;
   if (!place.mapped.empty()) return inspect(place.mapped[0]);
 
-  std::vector<Candidate> candidates;
-  const auto consider = [&](const std::string& path) {
-    if (!isFile(path)) return;
-    const std::string file = real(path);
-    for (const Candidate& known : candidates)
-      if (real(known.path) == file) return;
-    candidates.push_back(inspect(path));
-  };
-  for (const std::string& dir : place.system_dirs) consider(dir + "/" + kSoname);
-  for (const std::string& root : place.package_roots) consider(root + "/libucx/lib/" + kSoname);
-  if (candidates.empty())
+  std::vector<Candidate> found = candidates(place);
+  std::string too_old;
+  std::erase_if(found, [&](const Candidate& candidate) {
+    if (isTooOld(candidate))
+      too_old += (too_old.empty() ? "" : ", ") + candidate.path + " (" + candidate.version.text() +
+                 ")";
+    return isTooOld(candidate);
+  });
+  if (found.empty() && !too_old.empty())
+    throw BackendFailure(Errc::NOT_SUPPORTED, "found only " + too_old +
+                                                  ", and version 1.13 or newer is needed; " +
+                                                  kGetUcx);
+  if (found.empty())
     throw BackendFailure(
         Errc::NOT_FOUND,
         std::string("found no ") + kSoname + " in " + joined(place.system_dirs) +
             " or in a libucx package beside this plugin; install your system's UCX (Debian: "
             "libucx0) or the Python package libucx-cu12, or set NIXL_UCX_PATH");
-  return *std::max_element(candidates.begin(), candidates.end(),
+  return *std::max_element(found.begin(), found.end(),
                            [&](const Candidate& a, const Candidate& b) {
                              if (place.rdma_devices && a.rdma != b.rdma) return b.rdma;
                              return a.version < b.version;
                            });
 }
 
+std::vector<Candidate> candidates(const SearchPlace& place) {
+  std::vector<Candidate> found;
+  const auto consider = [&](const std::string& path) {
+    if (!isFile(path)) return;
+    const std::string file = real(path);
+    for (const Candidate& known : found)
+      if (real(known.path) == file) return;
+    found.push_back(inspect(path));
+  };
+  const std::string& named = place.option.empty() ? place.environment : place.option;
+  if (const auto path = named.empty() ? std::nullopt : resolve(named)) consider(*path);
+  for (const std::string& path : place.mapped) consider(path);
+  for (const std::string& dir : place.system_dirs) consider(dir + "/" + kSoname);
+  for (const std::string& root : place.package_roots) consider(root + "/libucx/lib/" + kSoname);
+  return found;
+}
+
 std::string whyNoLibrary() {
   {
-    std::lock_guard lock(g_library_mutex);
+    const PluginLock lock(g_library_mutex);
     if (g_library != nullptr) return {};
   }
   try {
@@ -292,13 +325,18 @@ const Library& Library::open(std::string_view option) {
                          "UCX was used in this process before fork(), and its helper thread did not "
                          "come along; start children with spawn or exec, or fork before the first "
                          "agent is made");
-  std::lock_guard lock(g_library_mutex);
+  const PluginLock lock(g_library_mutex);
   const Candidate chosen = choose(SearchPlace::ofThisProcess(option));
   if (g_library == nullptr) {
     g_library = new Library(chosen.path);  // lives as long as the process
     g_opened_by.store(::getpid());
   }
   return *g_library;
+}
+
+const Library* Library::opened() {
+  const PluginLock lock(g_library_mutex);
+  return g_library;
 }
 
 Library::Library(const std::string& path) : path_(path) {
@@ -316,7 +354,9 @@ Library::Library(const std::string& path) : path_(path) {
   env.set("UCX_DEBUG_SIGNO", "0");
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (library == nullptr)
-    throw BackendFailure(Errc::BACKEND, "cannot open " + path + ": " + ::dlerror());
+    throw BackendFailure(Errc::BACKEND, "cannot open " + path + ": " + ::dlerror() +
+                                            "; its other libraries belong beside it: reinstall "
+                                            "UCX, or name another one in NIXL_UCX_PATH");
 #define NIXL_UCP_BIND(name, result, parameters) \
   bind(library, "ucp_" #name, false, path, functions_.name);
 #define NIXL_UCP_BIND_OPTIONAL(name, result, parameters) \
@@ -325,13 +365,14 @@ Library::Library(const std::string& path) : path_(path) {
 #undef NIXL_UCP_BIND
 #undef NIXL_UCP_BIND_OPTIONAL
   // libucp depends on libucs, so that its symbols are found through the same handle.
+  bind(library, "ucp_context_print_info", true, path, functions_.context_print_info);
   bind(library, "ucs_status_string", false, path, functions_.status_string);
   bind(library, "ucs_log_push_handler", true, path, functions_.log_push_handler);
   bind(library, "ucs_log_pop_handler", true, path, functions_.log_pop_handler);
   functions_.get_version(&version_.major, &version_.minor, &version_.release);
-  if (version_.major != 1 || version_.minor < 13)
+  if (version_.major != 1 || version_ < kOldest)
     throw BackendFailure(Errc::NOT_SUPPORTED, path + " is version " + version_.text() +
-                                                  "; 1.13 or newer is needed");
+                                                  "; 1.13 or newer is needed: " + kGetUcx);
   // One handler for the process; it lets pass what is not ours to keep.
   if (functions_.log_push_handler != nullptr) functions_.log_push_handler(&LogCapture::handle);
   abi::LibAttr attr{};
@@ -344,7 +385,7 @@ bool anyLogLines() { return logQueue().any.load(std::memory_order_relaxed); }
 
 std::vector<LogLine> takeLogLines() {
   LogQueue& queue = logQueue();
-  const std::lock_guard lock(queue.mutex);
+  const PluginLock lock(queue.mutex);
   queue.any.store(false, std::memory_order_relaxed);
   return std::exchange(queue.lines, {});
 }
@@ -373,7 +414,7 @@ abi::LogResult LogCapture::handle(const char*, unsigned, const char*, abi::LogLe
     if (all.size() < 2048) all += (all.empty() ? "" : "; ") + std::string(text);
     return abi::kLogStop;
   }
-  const std::lock_guard lock(queue.mutex);
+  const PluginLock lock(queue.mutex);
   if (queue.lines.size() < kMaxLogLines) queue.lines.push_back({level, text});
   queue.any.store(true, std::memory_order_relaxed);
   return abi::kLogStop;

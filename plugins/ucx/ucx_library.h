@@ -41,6 +41,9 @@ struct SearchPlace {
 // `libucx` packages: with RDMA devices in the host one that can use them, else the newest.
 Candidate choose(const SearchPlace& place);
 
+// Every libucp that choose() would consider, the named one first where one is named.
+std::vector<Candidate> candidates(const SearchPlace& place);
+
 // "" or why no libucp can be opened here. Looks, and opens nothing.
 std::string whyNoLibrary();
 
@@ -53,6 +56,9 @@ class Library {
   // Opens what choose() says. Every call gets the same object; one that asks for another file than
   // the one that is open throws. Any thread.
   static const Library& open(std::string_view option);
+
+  // The one that is open, also where a parent process opened it before fork(); null: none.
+  static const Library* opened();
 
   const abi::Functions& ucp() const { return functions_; }
   const std::string& path() const { return path_; }

@@ -110,5 +110,22 @@ TEST_F(UcxSearch, SaysWhereItLooked) {
   EXPECT_NE(refusal(place).find(dir("gone")), std::string::npos);
 }
 
+TEST_F(UcxSearch, PassesOverWhatIsTooOld) {
+  SearchPlace place;
+  const std::string old = make("old", "1.12.1"), silent = make("silent", "no version");
+  place.system_dirs = {dir("old")};
+  EXPECT_EQ(refusal(place), "found only " + old +
+                                " (1.12.1), and version 1.13 or newer is needed; install a newer "
+                                "one (pip install libucx-cu12), or name it in NIXL_UCX_PATH");
+  place.rdma_devices = true;
+  make("old", "1.12.1", true);  // RDMA does not make it younger
+  place.system_dirs = {dir("old"), dir("silent")};
+  EXPECT_EQ(choose(place).path, silent) << "what does not say its version is tried";
+  EXPECT_EQ(candidates(place).size(), 2u) << "and both are shown";
+  place.environment = dir("old");
+  EXPECT_EQ(refusal(place), "NIXL_UCX_PATH names " + old +
+                                ", which is version 1.12.1; 1.13 or newer is needed");
+}
+
 }  // namespace
 }  // namespace nixl::ucx

@@ -111,7 +111,7 @@ void Worker::onEndpointError(void* arg, abi::Ep, abi::Status status) {
 }
 
 void Worker::wantClose(const std::shared_ptr<Peer>& peer) {
-  std::lock_guard lock(wanted_mutex_);
+  const PluginLock lock(wanted_mutex_);
   close_wanted_.push_back(peer);
   any_close_wanted_.store(true, std::memory_order_release);
 }
@@ -119,7 +119,7 @@ void Worker::wantClose(const std::shared_ptr<Peer>& peer) {
 void Worker::closeWanted() {
   std::vector<std::shared_ptr<Peer>> wanted;
   {
-    std::lock_guard lock(wanted_mutex_);
+    const PluginLock lock(wanted_mutex_);
     wanted.swap(close_wanted_);
     any_close_wanted_.store(false, std::memory_order_relaxed);
   }
@@ -162,7 +162,8 @@ void Worker::onEndpointFlushed(void* request, abi::Status status, void* arg) {
   worker.ucp_.request_free(request);
   if (status != abi::kOk) endpoint.peer->force.store(true);
   endpoint.flushed = true;
-  worker.wantClose(std::move(endpoint.keep_flush));
+  const std::shared_ptr<Peer> peer = std::move(endpoint.keep_flush);  // else it keeps itself
+  worker.wantClose(peer);
 }
 
 void Worker::onEndpointClosed(void* request, abi::Status, void* arg) {

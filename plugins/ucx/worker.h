@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../common/mutex.h"
 #include "connection_info.h"
 #include "ucp_abi.h"
 #include "ucx_library.h"
@@ -204,8 +205,8 @@ class Worker {
   unsigned quiet_rounds_ = 0;
   uint64_t rounds_left_ = 0;  // told then in any case: others may keep the worker busy for ever
 
-  std::mutex wanted_mutex_;  // leaf
-  std::vector<std::shared_ptr<Peer>> close_wanted_;
+  PluginMutex wanted_mutex_;  // leaf
+  std::vector<std::shared_ptr<Peer>> close_wanted_ NIXL_PLUGIN_GUARDED_BY(wanted_mutex_);
   std::atomic<bool> any_close_wanted_{false};
 };
 

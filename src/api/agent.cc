@@ -4,7 +4,9 @@
 
 #include <fmt/format.h>
 
+#include "base/config.h"
 #include "core/agent_core.h"
+#include "plugin/inspect.h"
 #include "plugin/manager.h"
 
 namespace nixl {
@@ -74,6 +76,19 @@ BackendInfo pluginInfo(const std::string& name) {
   return orThrow(plugin::Manager::instance().info(name));
 }
 std::vector<PluginState> pluginStates() { return plugin::Manager::instance().states(); }
+std::vector<PluginReport> inspectPlugins(std::chrono::milliseconds each) {
+  return plugin::inspectAll(plugin::Manager::instance(), each);
+}
+PluginSearch pluginSearch() { return plugin::Manager::instance().search(); }
+std::vector<ConfigState> configStates() {
+  std::vector<ConfigState> states;
+  for (base::VariableState& v : base::configStates())
+    states.push_back({std::move(v.name), std::move(v.type), std::move(v.default_value),
+                      std::move(v.value), std::move(v.source), std::move(v.help),
+                      std::move(v.aliases), std::move(v.accepted), std::move(v.problem),
+                      std::move(v.owner), v.secret});
+  return states;
+}
 const char* versionText() noexcept { return NIXL_VERSION; }
 
 struct Agent::Impl {

@@ -40,11 +40,32 @@ const std::vector<Variable>& builtinVariables() {
       {.name = "NIXL_NOTIF_LIMIT", .type = SIZE, .default_text = "64MB",
        .help = "unread notification bytes kept per agent"},
       {.name = "NIXL_LISTEN_ADDRESS", .type = STRING,
-       .help = "address that an agent's listener binds; empty: all of them"},
+       .help = "addresses that an agent's listener binds, separated by commas; empty: all of them"},
+      {.name = "NIXL_LISTEN_CONNECTIONS", .type = INT, .default_text = "1024",
+       .help = "connections that an agent's listener keeps; then unused ones are closed",
+       .minimum = 1, .maximum = 1'000'000},
+      {.name = "NIXL_LISTEN_STRANGERS", .type = INT, .default_text = "256",
+       .help = "of these, at most so many from one address of peers that are not known yet",
+       .minimum = 1, .maximum = 1'000'000},
+      {.name = "NIXL_LISTEN_MESSAGE_LIMIT", .type = SIZE, .default_text = "1GB",
+       .help = "the longest metadata that is accepted over a connection"},
+      {.name = "NIXL_GREETING_TIMEOUT_MS", .type = INT, .default_text = "5000",
+       .help = "milliseconds in which the other end of a connection must have said who it is",
+       .minimum = 1, .maximum = INT_MAX},
       {.name = "NIXL_AUTH_KEY_FILE", .type = PATH,
-       .help = "file with a key that both ends of a connection must have; empty: none"},
-      {.name = "NIXL_ETCD_ENDPOINTS", .type = STRING,
-       .help = "etcd servers that keep metadata, separated by commas; empty: none"},
+       .help = "file with a key that both ends of a metadata connection must have; empty: none"},
+      {.name = "NIXL_TLS_CERT_FILE", .type = PATH,
+       .help = "this host's certificate for metadata connections, as PEM; empty: none"},
+      {.name = "NIXL_TLS_KEY_FILE", .type = PATH,
+       .help = "the private key of NIXL_TLS_CERT_FILE, as PEM"},
+      {.name = "NIXL_TLS_CA_FILE", .type = PATH,
+       .help = "authorities that peers' certificates must be signed by, as PEM"},
+      {.name = "NIXL_TLS_CHECK_NAME", .type = BOOL, .default_text = "true",
+       .help = "whether a listener's certificate must hold the address or name connected to"},
+      {.name = "NIXL_ETCD_ENDPOINTS", .type = ENDPOINTS,
+       .help = "etcd servers that keep metadata"},
+      {.name = "NIXL_TCPSTORE_ENDPOINT", .type = ENDPOINT,
+       .help = "a PyTorch TCPStore that keeps metadata; not together with NIXL_ETCD_ENDPOINTS"},
       {.name = "NIXL_ETCD_NAMESPACE", .type = STRING, .default_text = "/nixl/agents/",
        .help = "what the etcd keys of agents begin with"},
       {.name = "NIXL_ETCD_PREFIX", .type = STRING, .default_text = "/nixl",
@@ -115,6 +136,10 @@ const char* typeName(VariableType type) {
       return "path";
     case VariableType::ENUM:
       return "enum";
+    case VariableType::ENDPOINT:
+      return "endpoint";
+    case VariableType::ENDPOINTS:
+      return "endpoints";
   }
   return "?";
 }
@@ -147,6 +172,10 @@ std::string accepted(const Variable& variable) {
       return "any text";
     case VariableType::ENUM:
       return joined(variable.words, ", ", " or ");
+    case VariableType::ENDPOINT:
+      return "a host and a port, such as store-0:29500 or [::1]:29500";
+    case VariableType::ENDPOINTS:
+      return "hosts with ports, such as http://etcd-0:2379,etcd-1:2379";
   }
   return "";
 }
@@ -202,6 +231,36 @@ std::optional<int64_t> parseDuration(std::string_view text) {
   return microseconds;
 }
 
+// "host:port", the last colon being the one; an IPv6 address may stand in brackets.
+bool isEndpoint(std::string_view text, bool port_needed) {
+  for (char c : text)
+    if (c <= ' ' || c == 0x7f || c == '/' || c == ',' || c == ';') return false;
+  if (text.starts_with('[') && text.ends_with(']')) return !port_needed && text.size() > 2;
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return !port_needed && !text.empty();
+  const std::string_view digits = text.substr(colon + 1);
+  unsigned port = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+  return colon > 0 && error == std::errc() && end == digits.data() + digits.size() && port >= 1 &&
+         port <= 65535;
+}
+
+bool areEndpoints(std::string_view list) {
+  for (;;) {
+    const size_t end = std::min(list.find_first_of(",;"), list.size());
+    std::string_view one = trimmed(list.substr(0, end));
+    for (std::string_view scheme : {"http://", "https://"})
+      if (lowered(one.substr(0, scheme.size())) == scheme) {
+        one.remove_prefix(scheme.size());
+        break;
+      }
+    if (one.ends_with('/')) one.remove_suffix(1);
+    if (!isEndpoint(one, false)) return false;
+    if (end == list.size()) return true;
+    list.remove_prefix(end + 1);
+  }
+}
+
 // What a text means. INT and DURATION_US are int64_t, SIZE is uint64_t.
 using Value = std::variant<bool, int64_t, uint64_t, std::string>;
 
@@ -230,8 +289,18 @@ std::optional<Value> parse(const Variable& variable, std::string_view text) {
       for (const std::string& known : variable.words)
         if (lowered(known) == lowered(word)) return known;
       return std::nullopt;
+    case VariableType::ENDPOINT:
+      if (isEndpoint(word, true)) return std::string(word);
+      return std::nullopt;
+    case VariableType::ENDPOINTS:
+      if (areEndpoints(word)) return std::string(word);
+      return std::nullopt;
   }
   return std::nullopt;
+}
+
+bool mayBeUnset(const Variable& variable) {
+  return variable.type == VariableType::ENDPOINT || variable.type == VariableType::ENDPOINTS;
 }
 
 // A name under which a variable is set, and what it is set to.
@@ -256,6 +325,7 @@ std::string shown(const Variable& variable, const std::string& text) {
 
 Result<Value> valueOf(const Variable& variable, const std::vector<Setting>& settings) {
   if (settings.empty()) {
+    if (variable.default_text.empty() && mayBeUnset(variable)) return std::string();
     if (auto value = parse(variable, variable.default_text)) return std::move(*value);
     return mistake(Errc::MISMATCH, "the default of " + variable.name + " is \"" +
                                        variable.default_text + "\"; must be " + accepted(variable));
@@ -322,6 +392,10 @@ Result<std::string> configEnum(std::string_view name) {
   return read<std::string>(name, {VariableType::ENUM});
 }
 
+Result<std::string> configEndpoints(std::string_view name) {
+  return read<std::string>(name, {VariableType::ENDPOINTS, VariableType::ENDPOINT});
+}
+
 bool configIsSet(std::string_view name) {
   const Variable* variable = find(name);
   return variable && !settingsOf(*variable).empty();
@@ -367,6 +441,9 @@ std::vector<VariableState> configStates() {
     state.source = settings.empty() ? "default" : settings[0].name;
     state.help = variable->help;
     state.aliases = variable->aliases;
+    state.accepted = accepted(*variable);
+    state.owner = variable->owner;
+    state.secret = variable->secret;
     if (!value.has_value()) state.problem = value.error().message();
     states.push_back(std::move(state));
   }

@@ -20,6 +20,8 @@ enum class VariableType {
   STRING,
   PATH,
   ENUM,  // one of `words`, any case
+  ENDPOINT,   // "host:port", "[::1]:port"
+  ENDPOINTS,  // several, separated by , or ; a scheme may stand before, the port may be left out
 };
 
 // A row of the table. What documentation and `nixl-info --config` say comes from here.
@@ -33,6 +35,7 @@ struct Variable {
   int64_t minimum = 0;                  // INT only
   int64_t maximum = INT64_MAX;          // INT only
   bool secret = false;                  // never shown, not in errors either
+  std::string owner = {};               // the plugin that reads it; empty: the library
 
   bool operator==(const Variable&) const = default;
 };
@@ -53,6 +56,7 @@ Result<std::chrono::microseconds> configDuration(std::string_view name);
 Result<std::string> configString(std::string_view name);  // of a PATH too
 Result<std::string> configPath(std::string_view name);
 Result<std::string> configEnum(std::string_view name);  // spelled as in `words`
+Result<std::string> configEndpoints(std::string_view name);  // of an ENDPOINT too; as written
 
 // True where the user set the variable or one of its aliases.
 bool configIsSet(std::string_view name);
@@ -64,13 +68,17 @@ void registerVariables(std::span<const Variable> variables);
 // One variable as it stands: for people to read.
 struct VariableState {
   std::string name;
-  std::string type;           // "bool", "int", "size", "duration", "string", "path", "A|B|C"
+  std::string type;           // "bool", "int", "size", "duration", "string", "path", "A|B|C",
+                              // "endpoint", "endpoints"
   std::string default_value;  // as written in the table
   std::string value;          // in force, as written; "***" for a secret that is set
   std::string source;         // "default", or the name it was read from
   std::string help;
   std::vector<std::string> aliases;
-  std::string problem;  // why the value cannot be used; empty if it can
+  std::string accepted;  // what it may be set to, in words
+  std::string problem;   // why the value cannot be used; empty if it can
+  std::string owner;     // the plugin that reads it; empty: the library
+  bool secret = false;
 };
 
 // All of them, sorted by name.

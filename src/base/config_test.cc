@@ -40,6 +40,8 @@ const std::vector<Variable>& testVariables() {
        .default_text = "one",
        .help = "for tests",
        .words = {"one", "Two"}},
+      {.name = "NIXL_TEST_ENDPOINT", .type = VariableType::ENDPOINT, .help = "for tests"},
+      {.name = "NIXL_TEST_ENDPOINTS", .type = VariableType::ENDPOINTS, .help = "for tests"},
       {.name = "NIXL_TEST_SECRET",
        .type = VariableType::INT,
        .default_text = "0",
@@ -269,6 +271,40 @@ TEST(ConfigDeathTest, NamesAVariableThatNobodyKnows) {
   EXPECT_DEATH(static_cast<void>(configBool("NIXL_INLINE_US")),
                "has type int and was read as bool");
 #endif
+}
+
+struct EndpointCase {
+  const char* text;
+  bool one, several;  // whether it is an ENDPOINT, and whether it is ENDPOINTS
+};
+
+TEST_F(Config, KnowsEndpoints) {
+  EXPECT_EQ(configEndpoints("NIXL_TEST_ENDPOINT").value(), "");
+  EXPECT_EQ(configEndpoints("NIXL_TEST_ENDPOINTS").value(), "");
+  for (const EndpointCase& c : {
+           EndpointCase{"host:80", true, true},       {"10.0.0.1:65535", true, true},
+           {"[::1]:80", true, true},                  {"::1:80", true, true},
+           {" host:80 ", true, true},                 {"host", false, true},
+           {"[::1]", false, true},                    {"http://host:80", false, true},
+           {"HTTPS://host", false, true},             {"http://host:80/", false, true},
+           {"a:1,b:2;https://c:3", false, true},      {"", false, false},
+           {" ", false, false},                       {"host:", false, false},
+           {":80", false, false},                     {"host:0", false, false},
+           {"host:65536", false, false},              {"host:+1", false, false},
+           {"host: 1", false, false},                 {"host:1x", false, false},
+           {"ftp://host:1", false, false},            {"http://", false, false},
+           {"a:1,,b:2", false, false},                {"a:1,", false, false},
+           {"a b:1", false, false},                   {"http://host:1/path", false, false},
+           {"[]", false, false},
+       }) {
+    set("NIXL_TEST_ENDPOINT", c.text);
+    set("NIXL_TEST_ENDPOINTS", c.text);
+    EXPECT_EQ(configEndpoints("NIXL_TEST_ENDPOINT").has_value(), c.one) << '"' << c.text << '"';
+    EXPECT_EQ(configEndpoints("NIXL_TEST_ENDPOINTS").has_value(), c.several)
+        << '"' << c.text << '"';
+  }
+  EXPECT_EQ(state("NIXL_TEST_ENDPOINT").type, "endpoint");
+  EXPECT_NE(state("NIXL_TEST_ENDPOINTS").problem, "");
 }
 
 }  // namespace

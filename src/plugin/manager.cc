@@ -77,6 +77,41 @@ Result<const nixl_plugin*> tableOf(nixl_backend_init_function init, const std::s
   return plugin;
 }
 
+// What the loader says of a library that it cannot open, and what to do about it.
+std::string withAdvice(std::string text, const std::string& path) {
+  const auto has = [&](std::string_view words) { return text.find(words) != std::string::npos; };
+  constexpr std::string_view kMissing = ": cannot open shared object file: No such file";
+  if (const size_t end = text.find(kMissing); end != std::string::npos) {
+    const size_t begin = text.rfind(' ', end) + 1;
+    const std::string needed = text.substr(begin, end - begin);
+    if (needed != path)
+      return text + "; install what brings " + needed +
+             ", or add the folder that holds it to LD_LIBRARY_PATH";
+  }
+  if (has("undefined symbol"))
+    return text + "; it was built for another version of what it uses: rebuild it here";
+  if (has("' not found") || has("invalid ELF header") || has("wrong ELF class") ||
+      has("file too short"))
+    return text +
+           "; it was built for another system, or is damaged: install or build it for this one";
+  return text;
+}
+
+// What the plugin reads of the environment becomes part of the table that tools show.
+void registerVariablesOf(const nixl_plugin& plugin) {
+  if (!NIXL_ABI_HAS(&plugin, nixl_plugin, variables)) return;
+  std::vector<base::Variable> variables;
+  for (const nixl_option* v = plugin.variables; v != nullptr && v->name != nullptr; ++v) {
+    base::Variable variable;
+    variable.name = v->name;
+    variable.default_text = orEmpty(v->default_value);
+    variable.help = readable(orEmpty(v->help));
+    variable.owner = plugin.name;
+    variables.push_back(std::move(variable));
+  }
+  base::registerVariables(variables);
+}
+
 }  // namespace
 
 struct Manager::Entry {
@@ -100,7 +135,9 @@ struct Manager::Entry {
     if (entrance == nullptr) {
       // Never unloaded: engines leave threads, handlers and thread-local data behind.
       auto library = base::SharedLibrary::open(path, {.nodelete = true});
-      if (!library.has_value()) return std::move(library).error().within("plugin " + name);
+      if (!library.has_value())
+        return Status(library.error().code(),
+                      "plugin " + name + ": " + withAdvice(library.error().message(), path));
       auto symbol = library->symbol(NIXL_PLUGIN_SYMBOL);
       if (!symbol.has_value())
         return {Errc::MISMATCH, title() + ": it exports no " NIXL_PLUGIN_SYMBOL};
@@ -109,6 +146,7 @@ struct Manager::Entry {
     auto table = tableOf(entrance, name);
     if (!table.has_value()) return std::move(table).error().within(title());
     plugin = *table;
+    registerVariablesOf(*plugin);
     return plugin;
   }
 
@@ -193,6 +231,37 @@ std::vector<PluginState> Manager::states() {
   return states;
 }
 
+std::vector<PluginState> Manager::found() const {
+  std::vector<PluginState> states;
+  for (const auto& entry : entries_)
+    states.push_back(
+        {.name = entry->name, .path = entry->path, .usable = false, .why_unusable = ""});
+  return states;
+}
+
+PluginSearch Manager::search() const {
+  PluginSearch search;
+  search.folder = folder_.path;
+  search.chosen = folder_.chosen;
+  std::error_code failure;
+  const fs::directory_iterator readable_folder(folder_.path, failure);
+  if (failure)
+    search.problem = "\"" + folder_.path + "\": " + failure.message() +
+                     (folder_.chosen ? "; NIXL_PLUGIN_DIR names it, unset it or name the folder of "
+                                       "the files libplugin_*.so"
+                                     : "; reinstall nixl, or name the folder of the files "
+                                       "libplugin_*.so in NIXL_PLUGIN_DIR");
+  for (const char* name : builtPlugins())
+    if (find(name) == nullptr)
+      search.missing.push_back({.name = name,
+                                .path = (fs::path(folder_.path) /
+                                         (std::string(kPrefix) + name + std::string(kSuffix)))
+                                            .native(),
+                                .usable = false,
+                                .why_unusable = "there is no such file"});
+  return search;
+}
+
 Manager::Entry* Manager::find(const std::string& name) const {
   const auto found = std::ranges::find(
       entries_, name, [](const auto& entry) -> const auto& { return entry->name; });
@@ -210,6 +279,12 @@ Status Manager::notFound(const std::string& name) const {
   else
     sentence += "; found " + (names().empty() ? "none" : joined(names())) + " in " + folder_.path;
   sentence += folder_.chosen ? " (NIXL_PLUGIN_DIR)" : ". NIXL_PLUGIN_DIR is not set";
+  for (const char* built : builtPlugins())
+    if (name == built) {
+      const std::string file = std::string(kPrefix) + name + std::string(kSuffix);
+      sentence += folder_.chosen ? "; unset it, or let it name the folder that has " + file
+                                 : "; reinstall nixl, " + file + " was made with it";
+    }
   return {Errc::NOT_FOUND, std::move(sentence)};
 }
 

@@ -50,6 +50,12 @@ class Manager {
   // Every plugin there is, unlisted ones included, sorted. Loads each and asks whether it can run.
   std::vector<PluginState> states();
 
+  // The same, but nothing is loaded: only names and files are known.
+  std::vector<PluginState> found() const;
+
+  // Where it looked, and what it looked for in vain.
+  PluginSearch search() const;
+
  private:
   struct Entry;
 

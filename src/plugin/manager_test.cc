@@ -194,7 +194,8 @@ INSTANTIATE_TEST_SUITE_P(
                             "ABI 7, this library needs 0; rebuild it against nixl/backend.h"},
                     BadCase{"NOSYMBOL", Errc::MISMATCH, "exports no nixl_backend_init"},
                     BadCase{"UNRESOLVED", Errc::NOT_FOUND,
-                            "nixl_test_function_that_nobody_defines"},
+                            "nixl_test_function_that_nobody_defines; it was built for another "
+                            "version of what it uses: rebuild it here"},
                     BadCase{"NULLTABLE", Errc::MISMATCH, "does not work with ABI 0"},
                     BadCase{"SHORTTABLE", Errc::MISMATCH, "bytes, at least "},
                     BadCase{"OTHERNAME", Errc::MISMATCH, "calls itself \"SOMETHINGELSE\""},

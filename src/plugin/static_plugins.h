@@ -16,4 +16,8 @@ struct StaticPlugin {
 // The definition is made by the build, from the list in plugins/meson.build.
 std::span<const StaticPlugin> staticPlugins();
 
+// The names of the plugins that were built with this library: those linked in, and those that
+// should lie in files beside it.
+std::span<const char* const> builtPlugins();
+
 }  // namespace nixl::plugin

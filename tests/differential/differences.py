@@ -581,6 +581,11 @@ UNSHOWN = [
         "the helper module, everywhere; nothing else is changed; they come through",
     ),
     (
+        "malformed `NIXL_ETCD_ENDPOINTS`",
+        "is refused when it is empty; else etcd is not found, later",
+        "`RuntimeError` when the agent is made, which says what is wrong with it",
+    ),
+    (
         "telemetry of a transfer in flight",
         "arbitrary figures",
         "figures so far, zeros at first",

@@ -115,6 +115,14 @@ def nixl_info_lists_the_plugins():
     assert "UCX" in [plugin["name"] for plugin in plugins], plugins
     for plugin in plugins:
         assert plugin["usable"] or plugin["why_unusable"], plugin
+        told = python(f"import nixl; print(nixl.get_capabilities()[{plugin['name'].lower()!r}])")
+        assert told == f"{plugin['usable']}\n", (plugin, told)
+
+
+def nixl_info_tells_of_the_python_it_belongs_to():
+    told = json.loads(run(command("nixl-info"), "--system", "--json"))
+    assert told["versions"]["Python"]["value"].endswith(f"({sys.executable})"), told["versions"]
+    assert told["versions"]["package nixl"]["value"] == told["versions"]["nixl"]["value"], told
 
 
 def nixlbench_measures():
@@ -241,6 +249,7 @@ CHECKS = [
     the_distribution_owns_its_packages,
     types_and_licences_are_there,
     nixl_info_lists_the_plugins,
+    nixl_info_tells_of_the_python_it_belongs_to,
     nixlbench_measures,
     two_processes_transfer,
     the_guides_programs_run,

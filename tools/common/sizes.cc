@@ -11,10 +11,11 @@ namespace {
 
 constexpr const char* kUnits[] = {"B", "KB", "MB", "GB", "TB", "PB", "EB"};
 
-std::string lowerWithoutBlanks(std::string_view text) {
+std::string lowerWithoutBlanksAround(std::string_view text) {
+  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
   std::string out;
-  for (unsigned char c : text)
-    if (c != ' ') out += static_cast<char>(std::tolower(c));
+  for (unsigned char c : text) out += static_cast<char>(std::tolower(c));
   return out;
 }
 
@@ -31,9 +32,10 @@ std::optional<unsigned> powerOf(std::string_view unit) {
 }  // namespace
 
 std::optional<uint64_t> parseSize(std::string_view text) {
-  const std::string plain = lowerWithoutBlanks(text);
+  const std::string plain = lowerWithoutBlanksAround(text);
   const size_t digits = std::min(plain.find_first_not_of("0123456789."), plain.size());
-  const std::optional<unsigned> power = powerOf(std::string_view(plain).substr(digits));
+  const size_t unit = std::min(plain.find_first_not_of(' ', digits), plain.size());
+  const std::optional<unsigned> power = powerOf(std::string_view(plain).substr(unit));
   if (digits == 0 || !power) return std::nullopt;
 
   const char* const end = plain.data() + digits;

@@ -30,7 +30,8 @@ INSTANTIATE_TEST_SUITE_P(
         ParseCase{"TwoPoints", "1.5.2GB", std::nullopt}, ParseCase{"PointAlone", ".", std::nullopt},
         ParseCase{"Empty", "", std::nullopt}, ParseCase{"UnitAlone", "KB", std::nullopt},
         ParseCase{"Negative", "-4KB", std::nullopt}, ParseCase{"WrongUnit", "4QB", std::nullopt},
-        ParseCase{"Rest", "4KBx", std::nullopt}),
+        ParseCase{"Rest", "4KBx", std::nullopt}, ParseCase{"BlankInside", "1 2KB", std::nullopt},
+        ParseCase{"BlanksAround", "  4  KB ", 4096}),
     [](const auto& info) { return std::string(info.param.name); });
 
 struct FormatCase {
