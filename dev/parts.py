@@ -15,7 +15,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-LOGS = BUILD / "meson-logs"
 SUITES = ("unit", "plugins", "system")
 TEST_TIMEOUT_S = 120  # one pytest test; Meson tests carry their own
 LIMIT_S = {"check": 600, "build": 3600}
@@ -39,10 +38,13 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def run(command, limit_s):
-    """Runs the command to its end, or to the limit: then it and its children are ended."""
+def run(command, limit_s, **more):
+    """Runs the command to its end, or to the limit: then it and its children are ended.
+
+    `more`: variables of its environment.
+    """
     path = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
-    environment = dict(os.environ, PATH=path, PYTHONDONTWRITEBYTECODE="1")
+    environment = dict(os.environ, PATH=path, PYTHONDONTWRITEBYTECODE="1", **more)
     process = subprocess.Popen(command, cwd=str(ROOT), env=environment, start_new_session=True)
 
     def end(how):
@@ -82,16 +84,16 @@ def count_junit(path):
     return counts, failed
 
 
-def count_meson(logbase):
-    """What `meson test --logbase` recorded.
+def count_meson(logs, logbase):
+    """What `meson test --logbase` recorded in the folder `logs`.
 
     The JUnit file has every case of a GoogleTest program. A program that failed although its cases
     passed (it crashed at exit, say) counts as one more failure.
     """
-    records = LOGS / f"{logbase}.json"
+    records = logs / f"{logbase}.json"
     if not records.is_file():
         return Counts()
-    counts, failed = count_junit(LOGS / f"{logbase}.junit.xml")
+    counts, failed = count_junit(logs / f"{logbase}.junit.xml")
     for line in records.read_text().splitlines():
         record = json.loads(line)
         if record["result"] in ("OK", "EXPECTEDFAIL", "SKIP", "IGNORED"):
@@ -102,20 +104,39 @@ def count_meson(logbase):
     return counts
 
 
+def run_meson_tests(build, logbase, *chosen, **environment):
+    """Runs those of a build folder's tests that the arguments of `meson test` choose."""
+    logs = build / "meson-logs"
+    for old in [*logs.glob(f"{logbase}.*"), *build.glob("*.xml")]:
+        old.unlink()
+    cores = subprocess.run([str(ROOT / "dev/cores")], check=True, stdout=subprocess.PIPE).stdout
+    status = run(["meson", "test", "-C", str(build), "--no-rebuild", "--print-errorlogs",
+                  "--num-processes", cores.decode().strip(), "--logbase", logbase,
+                  *chosen], LIMIT_OF_TESTS_S, **environment)
+    return status, count_meson(logs, logbase)
+
+
+def run_pytest(build, logbase, *arguments, **environment):
+    """Runs Python tests on what was built in a folder."""
+    report = build / "meson-logs" / f"{logbase}.junit.xml"
+    if report.is_file():
+        report.unlink()
+    # `meson devenv` gives what was built its environment: plugins, libraries, the Python package.
+    set_there = [f"{name}={value}" for name, value in environment.items()]
+    status = run(["meson", "devenv", "-C", str(build), "env", "-C", str(ROOT), *set_there,
+                  str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-rs",
+                  "-p", "no:cacheprovider", f"--junit-xml={report}", *arguments],
+                 LIMIT_OF_TESTS_S, NIXL_BUILD_DIR=str(build))
+    counts = count_junit(report)[0] if report.is_file() else Counts()
+    return (0 if status == 5 else status), counts  # 5: no test was found
+
+
 def meson_tests(part):
-    def start():
-        for old in [*LOGS.glob(f"part-{part}.*"), *BUILD.glob("*.xml")]:
-            old.unlink()
-        if part == "other":
-            chosen = [word for suite in SUITES for word in ("--no-suite", suite)]
-        else:
-            chosen = ["--suite", part]
-        cores = subprocess.run([str(ROOT / "dev/cores")], check=True, stdout=subprocess.PIPE).stdout
-        status = run(["meson", "test", "-C", str(BUILD), "--no-rebuild", "--print-errorlogs",
-                      "--num-processes", cores.decode().strip(), "--logbase", f"part-{part}",
-                      *chosen], LIMIT_OF_TESTS_S)
-        return status, count_meson(f"part-{part}")
-    return start
+    if part == "other":
+        chosen = [word for suite in SUITES for word in ("--no-suite", suite)]
+    else:
+        chosen = ["--suite", part]
+    return lambda: run_meson_tests(BUILD, f"part-{part}", *chosen)
 
 
 def python_tests():
@@ -124,16 +145,13 @@ def python_tests():
     if not folders:
         print("test: there are no Python tests")
         return 0, Counts()
-    report = LOGS / "part-python.junit.xml"
-    if report.is_file():
-        report.unlink()
-    # `meson devenv` gives what was built its environment: plugins, libraries, the Python package.
-    status = run(["meson", "devenv", "-C", str(BUILD), "env", "-C", str(ROOT),
-                  str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-rs",
-                  "-p", "no:cacheprovider", f"--timeout={TEST_TIMEOUT_S}",
-                  f"--junit-xml={report}", *folders], LIMIT_OF_TESTS_S)
-    counts = count_junit(report)[0] if report.is_file() else Counts()
-    return (0 if status == 5 else status), counts  # 5: no test was found
+    return run_pytest(BUILD, "part-python", f"--timeout={TEST_TIMEOUT_S}", *folders)
+
+
+def sanitize():
+    import sanitizers  # which imports this module
+
+    return sanitizers.run(list(sanitizers.KINDS), "short")
 
 
 def script(name):
@@ -148,17 +166,22 @@ PARTS = {
     "other": meson_tests("other"),  # Meson tests of no such suite: none may be forgotten
     "system": meson_tests("system"),
     "python": python_tests,
+    "sanitize": sanitize,
 }
+ONLY_WHEN_NAMED = ("sanitize",)  # they build everything again
 
 
 def main(setup_us, *wanted):
-    unknown = [part for part in wanted if part not in PARTS]
+    unknown = [part for part in wanted if part not in (*PARTS, "all")]
     if unknown:
-        print(f"test: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
+        print(f"test: no part {unknown[0]!r}; there are {', '.join(PARTS)}, all", file=sys.stderr)
         return 2
     total, built = Counts(), True
     rows = [("setup", int(setup_us) / 1e6, "ok")]
-    for part in [part for part in PARTS if not wanted or part in wanted]:
+    if "all" in wanted:
+        wanted = PARTS
+    for part in [part for part in PARTS
+                 if part in wanted or (not wanted and part not in ONLY_WHEN_NAMED)]:
         if not built:
             rows.append((part, 0.0, "not run, because the build failed"))
             continue

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/agent_core.h"
+#include "plugin/error_text.h"
 
 namespace nixl::core {
 namespace {
@@ -354,6 +356,7 @@ Result<CostEstimate> AgentCore::estimate(const Transfer& transfer) const {
   estimate.known = cost->reachable != 0;
   estimate.microseconds = predictedNs(*cost, summary) / 1000;
   estimate.error_microseconds = estimate.microseconds / 2;
+  estimate.why = plugin::readable(std::string(cost->why, strnlen(cost->why, sizeof cost->why)));
   return estimate;
 }
 
@@ -368,7 +371,8 @@ std::string AgentCore::explain(const Transfer& transfer) const {
                                               transfer.backend().name));
   auto cost = estimate(transfer);
   if (cost.has_value() && cost->known)
-    text += fmt::format("  predicted {:.1f} us\n", cost->microseconds);
+    text += fmt::format("  predicted {:.1f} us{}\n", cost->microseconds,
+                        cost->why.empty() ? std::string() : " (" + cost->why + ")");
   const nixl_facts& facts = transfer.backend().engine->facts();
   const char* fences[] = {"none (peers must be asked to stop)", "revoke (the owner refuses)",
                           "lease (the writer checks)"};

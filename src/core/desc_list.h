@@ -31,7 +31,7 @@ class DescList {
   MemType type() const { return type_; }
   bool strided() const { return !rows_.empty(); }
   uint64_t size() const { return size_; }    // ranges
-  uint64_t bytes() const { return bytes_; }  // of all of them
+  uint64_t bytes() const { return bytes_; }  // of all of them, modulo 2^64
 
   // Flat lists.
   uint64_t address(uint64_t i) const { return stepped() ? base_ + i * step_ : address_[i]; }

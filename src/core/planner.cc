@@ -176,8 +176,10 @@ class PlanBuilder {
     uint64_t wanted = plan.count;
     if (max_piece != 0) {
       wanted = 0;
-      for (uint64_t i = 0; i < plan.count; ++i)
-        wanted += std::max<uint64_t>(1, (plan.length()[i] + max_piece - 1) / max_piece);
+      for (uint64_t i = 0; i < plan.count; ++i) {
+        const uint64_t length = plan.length()[i];  // rounding it up could wrap
+        wanted += std::max<uint64_t>(1, length / max_piece + (length % max_piece != 0));
+      }
     }
     if (wanted == plan.count && plan.count * 4 >= plan.capacity_) return;
     Plan fitted;
@@ -218,10 +220,12 @@ Result<Plan> makePlan(OpType op, const ResolvedList& local, const int32_t* local
                       const PlanLimits& limits) {
   if (count == 0)
     return Status(Errc::INVALID_PARAM, "no indices: a transfer needs at least one descriptor");
-  if (!local_indices && local.list->size() != count)
+  const uint64_t locals = local_indices ? count : local.list->size();
+  const uint64_t remotes = remote_indices ? count : remote.list->size();
+  if (locals != count || remotes != count)
     return Status(Errc::INVALID_PARAM, fmt::format("{} local descriptors and {} remote ones: there "
                                                    "must be equally many",
-                                                   local.list->size(), count));
+                                                   locals, remotes));
   // The loop over the pieces is made once for each pair of forms, so that none of it asks again.
   auto pair = [&]<typename L, typename R>() {
     return PlanBuilder::build<L, R>(local, local_indices, remote, remote_indices, count,

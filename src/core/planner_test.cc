@@ -162,5 +162,29 @@ TEST(Planner, MovesWhatWasChosen) {
   }
 }
 
+TEST(Planner, SplitsWhatIsNearlyAllOfTheAddressSpace) {
+  // Rounded up to whole pieces, the first length wraps.
+  constexpr uint64_t kPiece = uint64_t{1} << 62;
+  const DescList local = listOf({0, UINT64_MAX - 1, 0, 0, 3 * kPiece, 0}, 3);
+  const DescList remote = listOf({1, UINT64_MAX - 1, 0, 1, 3 * kPiece, 0}, 3);
+  auto split = plan(local, {0, 1}, remote, {0, 1}, false, kPiece);
+  ASSERT_TRUE(split.has_value()) << split.error().message();
+  ASSERT_EQ(split->count, 4u + 3u);
+  EXPECT_EQ(split->remote_address()[3], 1 + 3 * kPiece);
+  EXPECT_EQ(split->length()[3], kPiece - 2);
+  EXPECT_EQ(split->remote_address()[6], 1 + 2 * kPiece);
+}
+
+TEST(Planner, ListsWithoutIndicesMustBeEquallyLong) {
+  const DescList two = listOf(blocks(0, 64, 64, 2), 3), three = listOf(blocks(0, 64, 64, 3), 3);
+  for (const auto& [local, remote] : {std::pair(&two, &three), std::pair(&three, &two)})
+    for (const uint64_t count : {2, 3}) {
+      auto refused = makePlan(OpType::WRITE, {local, &kOneRegion}, nullptr, {remote, &kOneRegion},
+                              nullptr, count, {});
+      ASSERT_FALSE(refused.has_value());
+      EXPECT_EQ(refused.error().code(), Errc::INVALID_PARAM);
+    }
+}
+
 }  // namespace
 }  // namespace nixl::core

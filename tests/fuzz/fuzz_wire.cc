@@ -1,24 +1,18 @@
-// Hostile metadata and hostile notifications: decode() and decodeEnvelope() over any bytes.
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
+// Hostile metadata, notifications and control messages: decode(), decodeEnvelope() and
+// decodeControl() over any bytes.
 #include <string>
 #include <string_view>
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "fuzz.h"
 #include "metadata/wire.h"
 
 namespace {
 
 using namespace nixl;
 using namespace nixl::metadata;
-
-void require(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "fuzz_wire: %s\n", what);
-  std::abort();
-}
+using fuzz::require;
 
 void tryBlob(std::string_view bytes) {
   Result<Blob> blob = decode(bytes);
@@ -30,7 +24,7 @@ void tryBlob(std::string_view bytes) {
     for (const RegionRow& row : section.rows) {
       require(row.key < section.keys.size(), "a row without its key");
       require(row.count >= 1, "a row of nothing");
-      auto end = static_cast<unsigned __int128>(row.count - 1) * row.stride + row.length + row.base;
+      fuzz::Wide end = static_cast<fuzz::Wide>(row.count - 1) * row.stride + row.length + row.base;
       require(end <= UINT64_MAX, "a row beyond 2^64");
     }
   std::string again = encode(*blob);
@@ -58,8 +52,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Result<EnvelopeView> envelope = decodeEnvelope(bytes);
   if (envelope.has_value()) {
     require(envelope->agent.size() + envelope->payload.size() + 40 == size, "lost bytes");
-    Result<EnvelopeView> again = decodeEnvelope(encodeEnvelope(*envelope));
-    require(again.has_value() && again->sequence == envelope->sequence, "another envelope");
+    const std::string encoded = encodeEnvelope(*envelope);
+    Result<EnvelopeView> again = decodeEnvelope(encoded);
+    require(again.has_value() && again->kind == envelope->kind &&
+                again->agent == envelope->agent && again->sender == envelope->sender &&
+                again->sequence == envelope->sequence && again->payload == envelope->payload,
+            "another envelope");
+    bytes = envelope->payload;
   }
+
+  Result<Control> control = decodeControl(bytes);
+  if (control.has_value())
+    require(bytes.starts_with(encodeControl(*control)), "another control message");
   return 0;
 }

@@ -10,7 +10,24 @@ All names of ``nixl._api``, ``nixl._bindings`` and ``nixl._utils`` are here as w
 import os as _os
 import sys as _sys
 
-from . import _api, _bindings, _utils, logging
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any as _Any
+
+    from ._capabilities import get_capabilities as get_capabilities
+
+try:
+    from . import _bindings
+except ImportError as _error:
+    if _error.name != "nixl":  # it is there, and says itself what is wrong
+        raise
+    raise ImportError(
+        f"{_os.path.dirname(__file__)} has no compiled part, _bindings, for Python "
+        f"{_sys.version_info[0]}.{_sys.version_info[1]}. Installed, it is for one version of "
+        "Python: pip install nixl with this interpreter. A folder of sources has none: leave it, or "
+        "build it (make build) and set PYTHONPATH to build/bindings/python"
+    ) from None
+from . import _api, _utils, logging
 from ._bindings import *
 from ._utils import *
 from ._api import *  # type: ignore[assignment]  # the last: _bindings has a nixl_thread_sync_t too
@@ -44,3 +61,17 @@ def _look_for_others() -> None:
 
 
 _look_for_others()
+
+
+# What is not needed by every program is imported when it is asked for.
+_LATER = {"get_capabilities": "_capabilities"}
+
+
+def __getattr__(name: str) -> "_Any":
+    if name in _LATER:
+        from importlib import import_module
+
+        value = getattr(import_module("." + _LATER[name], __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

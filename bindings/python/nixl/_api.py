@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import operator
+import os
 import pickle
 import sys
 from collections import namedtuple
@@ -288,6 +289,26 @@ def _exports(memory: Any) -> bool:
     return hasattr(type(memory), "__dlpack__") and hasattr(type(memory), "__dlpack_device__")
 
 
+def _on_gpu(memory: Any) -> bool:
+    """Whether an object has CUDA's array interface, as Numba's arrays do."""
+    return hasattr(type(memory), "__cuda_array_interface__")
+
+
+def _why_no_plugin_files() -> str:
+    """Why none of the plugins that should lie in files was found; empty where one was."""
+    folder, problem, missing = nixlBind._plugin_search()
+    if not missing:
+        return ""
+    if problem:
+        return problem
+    if any(name.startswith("libplugin_") for name in os.listdir(folder)):
+        return ""
+    return (
+        f"{folder} has no file libplugin_*.so; unset NIXL_PLUGIN_DIR, or let it name the folder "
+        "that has them"
+    )
+
+
 # DLPack's kinds of devices that the processor can reach: memory of its own, and pinned for GPUs.
 _HOST_DEVICES = (1, 3, 11)
 _GPU_DEVICES = (2, 10, 13)  # CUDA, ROCm, CUDA managed
@@ -369,10 +390,11 @@ class nixl_agent:
         self.nixl_ops = {"WRITE": nixlBind.NIXL_WRITE, "READ": nixlBind.NIXL_READ}
 
         self.plugin_list: List[str] = self.agent.getAvailPlugins()
-        if not self.plugin_list:
+        nothing = _why_no_plugin_files()
+        if nothing or not self.plugin_list:
             raise RuntimeError(
-                "no backend plugin was found, so nothing can be moved; "
-                "NIXL_PLUGIN_DIR names their folder"
+                "no backend plugin was found, so nothing can be moved: "
+                + (nothing or "this build of nixl has none")
             )
         for name in self.plugin_list if instantiate_all else conf.backends:
             params = {}
@@ -382,7 +404,7 @@ class nixl_agent:
             try:
                 self.create_backend(name, params)
             except nixlBind.nixlNotFoundError as error:
-                if name in self.plugin_list:
+                if name in self.plugin_list and not instantiate_all:
                     raise
                 logger.warning("backend %s is left out: %s", name, error.sentence)
         logger.info("agent %s is ready", agent_name)
@@ -475,7 +497,8 @@ class nixl_agent:
 
         :param descs: tuples (address, length, device) or a C-contiguous N x 3 array of 64 bit
             integers, both with ``mem_type``; or contiguous memory itself: a tensor, a NumPy array,
-            an object that speaks DLPack, or a list of one of these. Lengths are bytes.
+            an object that speaks DLPack or has CUDA's array interface, or a list of one of these.
+            Lengths are bytes.
         :param mem_type: ``"DRAM"``, ``"VRAM"``, ``"FILE"``, ``"BLOCK"`` or ``"OBJ"``; memory
             itself knows its kind.
         :return: None, and a line in the log, for what it cannot be made of. The list keeps memory
@@ -533,6 +556,8 @@ class nixl_agent:
         arrays, tensors = _class_of("numpy", "ndarray"), _class_of("torch", "Tensor")
         if _exports(descs) and not isinstance(descs, (arrays, tensors)):
             return self._of_exporters(cls, [descs], mem_type)
+        if _on_gpu(descs) and not isinstance(descs, tensors):
+            return self._of_gpu_arrays(cls, [descs], mem_type)
         first = descs[0]
 
         if isinstance(first, tuple):
@@ -567,6 +592,8 @@ class nixl_agent:
             raise _Unusable(f"arrays are host memory, not {mem_type}")
         if _exports(first):
             return self._of_exporters(cls, descs, mem_type)
+        if _on_gpu(first):
+            return self._of_gpu_arrays(cls, descs, mem_type)
         raise _Unusable(f"a {type(descs).__name__} holds no descriptors that {cls.__name__} takes")
 
     def _of_memory(
@@ -638,13 +665,52 @@ class nixl_agent:
             raise _Unusable(f"this memory is {kind.name[:4]}, not {mem_type}")
         return self._of_memory(cls, kind, ranges, owners, read_only)
 
+    def _of_gpu_arrays(self, cls: Any, arrays: Sequence[Any], mem_type: Optional[str]) -> Any:
+        from nixl import _gpu
+
+        ranges = []
+        read_only = False
+        if mem_type is not None and self.nixl_mems[mem_type] is not nixlBind.VRAM_SEG:
+            raise _Unusable(f"memory of a GPU is VRAM, not {mem_type}")
+        for array in arrays:
+            name = type(array).__name__
+            if not _on_gpu(array):
+                raise _Unusable(f"a {name} is no GPU's array, as others of the list are")
+            facts = array.__cuda_array_interface__
+            address, fixed = facts["data"]
+            length = int(facts["typestr"][2:])  # of an element, in bytes
+            stride = facts.get("strides")
+            for size, step in zip(facts["shape"][::-1], (stride or facts["shape"])[::-1]):
+                if stride and size > 1 and step != length:
+                    raise _Unusable(
+                        f"a {name} that is not contiguous cannot be moved; copy it first"
+                    )
+                length *= size
+            device = _gpu.device_of(address)
+            if device is None:
+                raise _Unusable(
+                    f"a {name} says that it is a GPU's, and the driver knows of no memory at "
+                    f"{address:#x}"
+                )
+            ranges.append((address, length, device))
+            read_only = read_only or fixed
+        return self._of_memory(cls, nixlBind.VRAM_SEG, ranges, list(arrays), read_only)
+
     def get_serialized_descs(self, descs: Any) -> bytes:
         """A list as bytes, which other agents read, upstream's too."""
         return pickle.dumps(descs)
 
     def deserialize_descs(self, serialized_descs: bytes) -> Any:
-        """The list of get_serialized_descs(). It is a pickle: read only what you trust."""
-        return pickle.loads(serialized_descs)
+        """The list of which get_serialized_descs() made these bytes, here or at a peer.
+
+        It is a pickle, but only the lists' own classes are made of it: a peer cannot run anything
+        here.
+
+        :raises pickle.UnpicklingError: the bytes are something else, or name other classes.
+        """
+        from nixl import _pickles
+
+        return _pickles.load(serialized_descs)
 
     # --- registration ---------------------------------------------------------------------------
 

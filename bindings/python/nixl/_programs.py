@@ -3,15 +3,16 @@
 import argparse
 import os
 import sys
+from typing import List
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _become(name: str) -> None:
-    """Goes on as the program `name`, which lies in this package: same process, same arguments."""
+def _become(name: str, arguments: List[str]) -> None:
+    """Goes on as the program `name`, which lies in this package, in the same process."""
     program = os.path.join(_PACKAGE, "bin", name)
     try:
-        os.execv(program, [name] + sys.argv[1:])
+        os.execv(program, [name] + arguments)
     except OSError as error:
         sys.exit(
             f"{name}: cannot run {program}: {error.strerror}. This copy of nixl was built without "
@@ -21,13 +22,19 @@ def _become(name: str) -> None:
 
 
 def nixl_info() -> None:
-    """The command nixl-info."""
-    _become("nixl-info")
+    """The command nixl-info; where it tells of Python, of the one that has this package."""
+    arguments = sys.argv[1:]
+    tells = {"system", "--system", "check", "--check"}
+    if not arguments:
+        arguments = ["check"]
+    if tells & set(arguments) and not any(word.startswith("--python") for word in arguments):
+        arguments = arguments + ["--python", sys.executable]
+    _become("nixl-info", arguments)
 
 
 def nixlbench() -> None:
     """The command nixlbench."""
-    _become("nixlbench")
+    _become("nixlbench", sys.argv[1:])
 
 
 def nixl_config() -> None:

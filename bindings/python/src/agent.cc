@@ -78,15 +78,14 @@ class PyAgent {
     if (!agent_) throw Error(Errc::SHUT_DOWN, "agent \"" + name_ + "\" is closed");
     return agent_;
   }
-  std::weak_ptr<Agent> close() {
-    std::weak_ptr<Agent> last = agent_;
-    if (auto agent = std::move(agent_)) {
-      agent_.reset();
+  void close() {
+    if (auto agent = detach()) {
       WithoutGil free;
       agent.reset();
     }
-    return last;
   }
+  // Closed as of now; whoever drops the result ends the agent.
+  std::shared_ptr<Agent> detach() { return std::exchange(agent_, nullptr); }
 
   // Backends have numbers, which no other agent of the process uses.
   uint64_t idOf(const std::string& backend) {
@@ -137,13 +136,17 @@ class PyAgent {
 };
 
 // Closes what is still open when the interpreter ends. Calls of daemon threads that hold an agent
-// end within their slice of waiting; after a second nobody is waited for any more.
+// end within their slice of waiting; after a second nobody is waited for any more. All are closed
+// before the first one ends, which those that are connected to it would take for a lost peer.
 void closeAll() {
+  std::vector<std::shared_ptr<Agent>> agents;
   std::vector<std::weak_ptr<Agent>> last;
-  const std::vector<PyAgent*> agents(PyAgent::alive().begin(), PyAgent::alive().end());
-  for (PyAgent* agent : agents)
-    if (PyAgent::alive().count(agent)) last.push_back(agent->close());
+  for (PyAgent* agent : PyAgent::alive()) {
+    agents.push_back(agent->detach());
+    last.push_back(agents.back());
+  }
   WithoutGil free;
+  agents.clear();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   for (const auto& agent : last)
     while (!agent.expired() && std::chrono::steady_clock::now() < deadline)

@@ -188,7 +188,12 @@ Indices::Indices(nb::handle source) {
   size_ = static_cast<size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
   own_.resize(size_);
   for (size_t i = 0; i < size_; ++i) {
-    PyObject* item = PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(i));
+    // An __index__() of the program's own may shorten the list, and let go of its item.
+    if (i >= static_cast<size_t>(PySequence_Fast_GET_SIZE(items.ptr())))
+      throw std::runtime_error("the list of indices changed while it was read");
+    const nb::object kept =
+        nb::borrow(PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(i)));
+    PyObject* const item = kept.ptr();
     const Py_ssize_t n = PyIndex_Check(item) ? PyNumber_AsSsize_t(item, PyExc_OverflowError) : -1;
     const bool broken = !PyIndex_Check(item) || (n == -1 && PyErr_Occurred());
     if (broken || n > std::numeric_limits<int32_t>::max() ||

@@ -1,11 +1,11 @@
 #include "lists.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstring>
+#include <new>
 #include <stdexcept>
 
 #include "errors.h"
+#include "list_bytes.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -20,13 +20,27 @@ namespace {
 template <typename List>
 struct Shape;
 
+template <typename List>
+size_t checked(const List& list, size_t i) {
+  if (i >= list.size())
+    throw nb::index_error(("index " + std::to_string(i) + " is out of range: the list has " +
+                           std::to_string(list.size()) + " descriptors")
+                              .c_str());
+  return i;
+}
+
+// Numbers may have an __index__() of the program's own, which can do anything, clear the list too:
+// what is looked up comes after they have been read.
 template <>
 struct Shape<TransferList> {
   static constexpr const char* kName = "nixlXferDList";
   static constexpr Py_ssize_t kMembers = 3;
   static constexpr size_t kIndexed = 3;
 
-  static void resize(TransferList& list, size_t n) { list.numbers.resize(n * 3); }
+  static void resize(TransferList& list, size_t n) {
+    if (n > list.numbers.max_size() / 3) throw std::bad_alloc();
+    list.numbers.resize(n * 3);
+  }
   static void reserve(TransferList& list, size_t n) { list.numbers.reserve(n * 3); }
   static void append(TransferList& list, PyObject* const* members) {
     const uint64_t address = toNumber(members[0]), length = toNumber(members[1]);
@@ -36,7 +50,7 @@ struct Shape<TransferList> {
   static void put(TransferList& list, size_t i, PyObject* const* members) {
     TransferList row;
     append(row, members);
-    std::copy_n(row.numbers.begin(), 3, list.numbers.begin() + static_cast<std::ptrdiff_t>(i * 3));
+    std::copy_n(row.numbers.begin(), 3, &list.numbers[checked(list, i) * 3]);
   }
   static nb::tuple get(const TransferList& list, size_t i) {
     const uint64_t* row = &list.numbers[i * 3];
@@ -70,7 +84,8 @@ struct Shape<RegistrationList> {
     list.ranges.push_back(read(list, members));
   }
   static void put(RegistrationList& list, size_t i, PyObject* const* members) {
-    list.ranges[i] = read(list, members);
+    MemDescriptor range = read(list, members);
+    list.ranges[checked(list, i)] = std::move(range);
   }
   static nb::tuple get(const RegistrationList& list, size_t i) {
     const MemDescriptor& range = list.ranges[i];
@@ -108,7 +123,8 @@ struct Shape<RemoteList> {
     list.rows.push_back(read(members));
   }
   static void put(RemoteList& list, size_t i, PyObject* const* members) {
-    list.rows[i] = read(members);
+    RemoteList::Row row = read(members);
+    list.rows[checked(list, i)] = std::move(row);
   }
   static nb::tuple get(const RemoteList& list, size_t i) {
     const RemoteList::Row& row = list.rows[i];
@@ -130,7 +146,9 @@ List fromTuples(MemType type, PyObject* tuples) {
   const Py_ssize_t count = PyList_GET_SIZE(tuples);
   Shape<List>::reserve(list, static_cast<size_t>(count));
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tuples); ++i) {
-    PyObject* tuple = PyList_GET_ITEM(tuples, i);
+    // Kept: a number's __index__() may take it off the list.
+    const nb::object kept = nb::borrow(PyList_GET_ITEM(tuples, i));
+    PyObject* tuple = kept.ptr();
     if (!PyTuple_Check(tuple))
       throw nb::type_error(
           ("descriptor " + std::to_string(i) + " is a " + Py_TYPE(tuple)->tp_name + ", not a tuple")
@@ -172,15 +190,6 @@ PyObject* const* leadingMembers(nb::tuple tuple) {
 }
 
 template <typename List>
-size_t checked(const List& list, size_t i) {
-  if (i >= list.size())
-    throw nb::index_error(("index " + std::to_string(i) + " is out of range: the list has " +
-                           std::to_string(list.size()) + " descriptors")
-                              .c_str());
-  return i;
-}
-
-template <typename List>
 nb::class_<List> addList(nb::module_& m) {
   using S = Shape<List>;
   nb::class_<List> cls(m, S::kName, nb::is_weak_referenceable());
@@ -217,7 +226,7 @@ nb::class_<List> addList(nb::module_& m) {
       .def("__getitem__", [](const List& list, size_t i) { return S::get(list, checked(list, i)); })
       .def("__setitem__",
            [](List& list, size_t i, nb::tuple tuple) {
-             S::put(list, checked(list, i), leadingMembers<List>(tuple));
+             S::put(list, i, leadingMembers<List>(tuple));
            })
       .def("__len__", [](const List& list) { return list.size(); })
       // Empty lists are true, as where they have no length.
@@ -279,78 +288,6 @@ void addOwners(nb::class_<List>& cls) {
 
 // --- the serialised form ------------------------------------------------------------------------
 
-constexpr std::string_view kMagic = "nixlSerDes|";
-
-// Items: tag, length as 8 bytes, payload, '|'.
-void put(std::string& out, std::string_view tag, const void* payload, uint64_t length) {
-  out.append(tag);
-  out.append(reinterpret_cast<const char*>(&length), sizeof length);
-  out.append(static_cast<const char*>(payload), length);
-  out.push_back('|');
-}
-
-void putHead(std::string& out, std::string_view kind, MemType type, uint64_t count) {
-  out.append(kMagic);
-  put(out, "nixlDList", kind.data(), kind.size());
-  const int32_t number = static_cast<int32_t>(type);
-  put(out, "t", &number, sizeof number);
-  put(out, "n", &count, sizeof count);
-}
-
-// Reads items in order. After something unexpected nothing is read any more.
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : rest_(bytes) { skip(kMagic); }
-
-  bool good() const { return good_; }
-  std::string_view item(std::string_view tag) {
-    skip(tag);
-    uint64_t length = 0;
-    const std::string_view head = take(sizeof length);
-    if (!good_) return {};
-    std::memcpy(&length, head.data(), sizeof length);
-    const std::string_view payload = take(length);
-    skip("|");
-    return good_ ? payload : std::string_view();
-  }
-  template <typename T>
-  T number(std::string_view tag) {
-    const std::string_view payload = item(tag);
-    T value{};
-    good_ = good_ && payload.size() == sizeof value;
-    if (good_) std::memcpy(&value, payload.data(), sizeof value);
-    return value;
-  }
-  void fail() { good_ = false; }
-
- private:
-  std::string_view take(uint64_t n) {
-    good_ = good_ && n <= rest_.size();
-    if (!good_) return {};
-    const std::string_view taken = rest_.substr(0, n);
-    rest_.remove_prefix(n);
-    return taken;
-  }
-  void skip(std::string_view expected) {
-    if (take(expected.size()) != expected) good_ = false;
-  }
-
-  std::string_view rest_;
-  bool good_ = true;
-};
-
-constexpr std::string_view kBasic = "nixlBDList", kWithMeta = "nixlSDList";
-constexpr size_t kRow = 24;  // bytes of address, length, device
-
-// Reads up to the count; the type stays what it was where it cannot be read.
-uint64_t readHead(Reader& in, std::string_view kind, MemType& type) {
-  if (in.item("nixlDList") != kind) in.fail();
-  const auto number = in.number<int32_t>("t");
-  if (number < 0 || number >= static_cast<int32_t>(kMemTypes)) in.fail();
-  if (in.good()) type = static_cast<MemType>(number);
-  return in.number<uint64_t>("n");
-}
-
 void complain(const char* list) {
   nb::module_::import_("logging")
       .attr("getLogger")("nixl.bindings")
@@ -361,58 +298,19 @@ void complain(const char* list) {
 
 }  // namespace
 
-std::string serialise(const TransferList& list) {
-  std::string out;
-  putHead(out, kBasic, list.type, list.size());
-  if (list.size()) put(out, "", list.numbers.data(), list.numbers.size() * sizeof(uint64_t));
-  return out;
-}
+std::string serialise(const TransferList& list) { return writeRows(list.type, list.numbers); }
 
-std::string serialise(const RegistrationList& list) {
-  std::string out;
-  putHead(out, kWithMeta, list.type, list.size());
-  std::string payload;
-  for (const MemDescriptor& range : list.ranges) {
-    const uint64_t row[] = {range.address, range.length, range.device};
-    payload.assign(reinterpret_cast<const char*>(row), sizeof row);
-    payload += range.info;
-    put(out, "", payload.data(), payload.size());
-  }
-  return out;
-}
+std::string serialise(const RegistrationList& list) { return writeRanges(list.type, list.ranges); }
 
 TransferList readTransferList(std::string_view bytes) {
-  Reader in(bytes);
   TransferList list;
-  const uint64_t count = readHead(in, kBasic, list.type);
-  if (in.good() && count) {
-    const std::string_view rows = in.item("");
-    if (rows.size() % kRow || rows.size() / kRow != count) in.fail();
-    if (in.good()) {
-      list.numbers.resize(rows.size() / sizeof(uint64_t));
-      std::memcpy(list.numbers.data(), rows.data(), rows.size());
-    }
-  }
-  if (!in.good()) complain("nixlXferDList");
+  if (!readRows(bytes, list.type, list.numbers)) complain("nixlXferDList");
   return list;
 }
 
 RegistrationList readRegistrationList(std::string_view bytes) {
-  Reader in(bytes);
   RegistrationList list;
-  const uint64_t count = readHead(in, kWithMeta, list.type);
-  for (uint64_t i = 0; i < count && in.good(); ++i) {
-    const std::string_view payload = in.item("");
-    if (payload.size() < kRow) in.fail();
-    if (!in.good()) break;
-    uint64_t row[3];
-    std::memcpy(row, payload.data(), kRow);
-    list.ranges.emplace_back(row[0], row[1], row[2], list.type, std::string(payload.substr(kRow)));
-  }
-  if (!in.good()) {
-    list.ranges.clear();
-    complain("nixlRegDList");
-  }
+  if (!readRanges(bytes, list.type, list.ranges)) complain("nixlRegDList");
   return list;
 }
 

@@ -12,6 +12,7 @@
 #include "convert.h"
 #include "dlpack.h"
 #include "errors.h"
+#include "inspect.h"
 #include "lists.h"
 #include "nixl/agent.h"
 
@@ -112,6 +113,7 @@ NB_MODULE(_bindings, m) {
   addLists(m);
   addAgent(m);
   addDlpack(m);
+  addInspect(m);
   printAsNames(m);
 
   nb::module_ memory = m.def_submodule("_memory", "Memory without an owner.");

@@ -370,6 +370,19 @@ def test_what_is_no_index_is_refused(loop, memory, error, indices):
         loop.make_prepped_xfer("WRITE", local, indices, remote, indices)
 
 
+def test_a_list_of_indices_that_changes_while_it_is_read_is_refused(loop, memory):
+    class Clearing:
+        def __index__(self):
+            del indices[1:]
+            return 0
+
+    local = loop.prep_xfer_dlist("", half(memory, 0) * 4, "DRAM")
+    remote = loop.prep_xfer_dlist(loop.name, half(memory, 1) * 4, "DRAM")
+    indices = [Clearing(), 1, 2, 3]
+    with pytest.raises(RuntimeError, match="changed while it was read"):
+        loop.make_prepped_xfer("WRITE", local, indices, remote, [0, 1, 2, 3])
+
+
 def test_unequal_counts_and_sides_are_refused(loop, memory):
     local = loop.prep_xfer_dlist("", half(memory, 0), "DRAM")
     remote = loop.prep_xfer_dlist(loop.name, half(memory, 1), "DRAM")

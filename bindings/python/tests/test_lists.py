@@ -176,6 +176,42 @@ def test_other_tables_are_refused(table, words):
         nb.nixlXferDList(nb.DRAM_SEG, table)
 
 
+# --- numbers that do something when they are read ------------------------------------------------
+
+
+class Acting:
+    def __init__(self, act):
+        self.act = act
+
+    def __index__(self):
+        self.act()
+        return 7
+
+
+def test_a_list_of_tuples_may_change_while_it_is_read():
+    for cls, rest in ((nb.nixlXferDList, ()), (nb.nixlRegDList, (b"meta",))):
+        rows = []
+        rows += [(1, Acting(rows.clear), 3) + rest, (4, 5, 6) + rest]
+        made = cls(nb.DRAM_SEG, rows)
+        assert rows == [] and [made[i][:3] for i in range(len(made))] == [(1, 7, 3)]
+
+
+@pytest.mark.parametrize("cls", [nb.nixlXferDList, nb.nixlRegDList, nb.nixlRemoteDList])
+def test_a_row_that_goes_while_it_is_set_is_an_index_error(cls):
+    rest = () if cls is nb.nixlXferDList else ("a",)
+    made = cls(nb.DRAM_SEG, [(1, 2, 3) + rest] * 3)
+    with pytest.raises(IndexError, match="index 2 is out of range: the list has 0 descriptors"):
+        made[2] = (1, Acting(made.clear), 3) + rest
+    assert len(made) == 0
+
+
+def test_a_size_that_no_memory_has_is_refused():
+    for size in (2**62, 2**63 - 1, 2**64 // 3 + 1):  # the last one times 3 is 2, in 64 bits
+        for cls in (nb.nixlXferDList, nb.nixlRegDList, nb.nixlRemoteDList):
+            with pytest.raises((MemoryError, ValueError)):
+                cls(nb.DRAM_SEG, size)
+
+
 # --- pickles ------------------------------------------------------------------------------------
 
 # What upstream 1.5.1 wrote for transfer_list(), registration_list() and an empty VRAM list.
