@@ -1,7 +1,7 @@
 // Memory that is given back while peers may still write to it or read from it, through transports
 // that cannot refuse them (NIXL_FENCE_NONE). docs/guide/failures.md has the rules.
 //
-// Whoever makes its first transfer with a peer introduces itself. The owner remembers who did, and
+// Whoever loads a peer's metadata introduces itself. The owner remembers who did, and
 // asks them before memory goes: each of them drops what it knows of it, fails what is in flight
 // there, and answers when the last of its operations has ended.
 #include <fmt/format.h>
@@ -42,6 +42,30 @@ void AgentCore::introduceTo(Backend& backend, const std::shared_ptr<Peer>& peer,
   const Status sent = notify(backend, peer, metadata::kEnvelopeControl,
                              metadata::encodeControl(control));
   if (!sent.ok()) link.introduced.store(false);  // a transfer will fare no better, or try again
+}
+
+void AgentCore::introduceSoon(const std::shared_ptr<Peer>& peer) {
+  {
+    base::MutexLock lock(fences_mu_);
+    introductions_.push_back(peer);
+    introductions_due_.store(true, std::memory_order_release);
+  }
+  progress_.clockChanged();
+}
+
+void AgentCore::introduceAll() {
+  std::vector<std::weak_ptr<Peer>> due;
+  {
+    base::MutexLock lock(fences_mu_);
+    due.swap(introductions_);
+    introductions_due_.store(false, std::memory_order_release);
+  }
+  for (const auto& one : due) {
+    auto peer = one.lock();
+    if (!peer || !peer->gate.open()) continue;
+    for (Backend* backend : backends())
+      if (const PeerBackend* link = peer->through(*backend)) introduceTo(*backend, peer, *link);
+  }
 }
 
 void AgentCore::takeLeaveOf(const std::shared_ptr<Peer>& peer) {

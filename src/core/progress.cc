@@ -142,7 +142,12 @@ bool Progress::drive(uint64_t budget_ns) {
   const uint64_t due = clock_due_.load(std::memory_order_relaxed);
   if (due != UINT64_MAX) {
     const uint64_t now = base::nowNs();
-    if (now >= due) clock_due_.store(clockwork_(now), std::memory_order_relaxed);
+    if (now >= due) {
+      // What changes while the clockwork looks must not be overwritten by what it saw.
+      uint64_t unchanged = UINT64_MAX;
+      clock_due_.store(unchanged, std::memory_order_relaxed);
+      clock_due_.compare_exchange_strong(unchanged, clockwork_(now), std::memory_order_relaxed);
+    }
   }
   return worked;
 }
