@@ -294,7 +294,7 @@ class Chaos:
                 self.outcomes[kind][how] += 1
                 self.report["transfers"] += 1
                 what = f"{order.op} of agent{index} with agent{order.to} in a cycle of '{kind}'"
-                if how in ("HANG", "WRONG BYTES"):
+                if how.startswith(("HANG", "WRONG BYTES")):
                     raise Broken(f"{what}: {how} after {seconds:.1f} s")
                 if how not in ALLOWED:
                     raise Broken(f"{what}: {how}")

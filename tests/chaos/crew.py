@@ -155,9 +155,12 @@ def burst(state, orders, disturbance=None, after=0.0):
     for i, order in enumerate(orders):
         if outcomes[i][0] == "DONE" and order.op == "READ" and not overwritten:
             at = slot(GOT, order.to, order.lane, state.agents)
-            if not np.array_equal(state.memory[at : at + order.size],
-                                  pattern(order.seed, order.size)):
-                outcomes[i] = ("WRONG BYTES", outcomes[i][1])
+            got = state.memory[at : at + order.size]
+            wrong = np.flatnonzero(got != pattern(order.seed, order.size))
+            if len(wrong):
+                reused = np.count_nonzero(got[wrong] == SENTINEL)
+                outcomes[i] = (f"WRONG BYTES ({len(wrong)} of {order.size}, from {wrong[0]}; "
+                               f"{reused} are those of memory in other use)", outcomes[i][1])
     return outcomes, told, quiet(state)
 
 
@@ -214,7 +217,9 @@ def reuse_memory(state):
     if quiet_peers:
         state.memory[:] = SENTINEL
         time.sleep(0.05)
-        where = np.flatnonzero(state.memory != SENTINEL)
+        # Into SOURCE the burst itself writes, from the other thread.
+        others = state.memory[: slot(SOURCE, 0, 0, state.agents)]
+        where = np.flatnonzero(others != SENTINEL)
         if len(where):
             other, lane = divmod(int(where[0]) // SLOT, LANES)
             purpose, other = divmod(other, state.agents)
