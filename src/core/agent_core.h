@@ -154,9 +154,6 @@ class AgentCore final : private metadata::Exchange::Host {
 
   // ---- agent_fences.cc: memory that a transport cannot protect
   void introduceTo(Backend& backend, const std::shared_ptr<Peer>& peer, const PeerBackend& link);
-  // By whoever makes progress: before the first transfer, but the caller need not wait for it.
-  void introduceSoon(const std::shared_ptr<Peer>& peer);
-  void introduceAll();
   void takeLeaveOf(const std::shared_ptr<Peer>& peer);
   // Asks all peers that use our memory through `backend` to let go of these regions (nullptr: of
   // all), and waits until they did. NOT_QUIESCED: says who did not answer.
@@ -238,8 +235,6 @@ class AgentCore final : private metadata::Exchange::Host {
   std::map<uint64_t, std::set<metadata::Incarnation>> asked_ NIXL_GUARDED_BY(fences_mu_);
   uint64_t last_token_ NIXL_GUARDED_BY(fences_mu_) = 0;
   std::vector<Answer> answers_ NIXL_GUARDED_BY(fences_mu_);
-  std::vector<std::weak_ptr<Peer>> introductions_ NIXL_GUARDED_BY(fences_mu_);
-  std::atomic<bool> introductions_due_{false};
   std::atomic<size_t> answers_due_{0};
 
   base::Mutex exchange_mu_;

@@ -44,30 +44,6 @@ void AgentCore::introduceTo(Backend& backend, const std::shared_ptr<Peer>& peer,
   if (!sent.ok()) link.introduced.store(false);  // a transfer will fare no better, or try again
 }
 
-void AgentCore::introduceSoon(const std::shared_ptr<Peer>& peer) {
-  {
-    base::MutexLock lock(fences_mu_);
-    introductions_.push_back(peer);
-    introductions_due_.store(true, std::memory_order_release);
-  }
-  progress_.clockChanged();
-}
-
-void AgentCore::introduceAll() {
-  std::vector<std::weak_ptr<Peer>> due;
-  {
-    base::MutexLock lock(fences_mu_);
-    due.swap(introductions_);
-    introductions_due_.store(false, std::memory_order_release);
-  }
-  for (const auto& one : due) {
-    auto peer = one.lock();
-    if (!peer || !peer->gate.open()) continue;
-    for (Backend* backend : backends())
-      if (const PeerBackend* link = peer->through(*backend)) introduceTo(*backend, peer, *link);
-  }
-}
-
 void AgentCore::takeLeaveOf(const std::shared_ptr<Peer>& peer) {
   if (!peer->gate.open() || peer->down.load()) return;
   for (Backend* backend : backends()) {

@@ -159,7 +159,9 @@ Status AgentCore::loadBlob(const metadata::Blob& blob, bool from_connection) {
   // Connecting goes on in the background. Regions alone do not, and some programs bring them with
   // every transfer: those must not cost a turn of the progress thread each.
   if (fresh_links) {
-    introduceSoon(peer);
+    // Before the first transfer, so that the owner of the memory knows of it in time.
+    for (Backend* backend : backends())
+      if (const PeerBackend* link = peer->through(*backend)) introduceTo(*backend, peer, *link);
     wake();
   }
   return {};

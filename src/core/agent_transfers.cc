@@ -332,7 +332,6 @@ void AgentCore::transferFailed(Transfer& transfer, const Status& failure) {
 }
 
 uint64_t AgentCore::clockwork(uint64_t now_ns) {
-  if (introductions_due_.load(std::memory_order_acquire)) introduceAll();
   std::vector<std::shared_ptr<Transfer>> transfers;
   {
     base::MutexLock lock(flight_mu_);
