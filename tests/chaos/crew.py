@@ -159,6 +159,9 @@ def burst(state, orders, disturbance=None, after=0.0):
             wrong = np.flatnonzero(got != pattern(order.seed, order.size))
             if len(wrong):
                 reused = np.count_nonzero(got[wrong] == SENTINEL)
+                if reused == len(wrong):
+                    outcomes[i] = ("READ OF REUSED MEMORY", outcomes[i][1])
+                    continue
                 outcomes[i] = (f"WRONG BYTES ({len(wrong)} of {order.size}, from {wrong[0]}; "
                                f"{reused} are those of memory in other use)", outcomes[i][1])
     return outcomes, told, quiet(state)

@@ -74,6 +74,7 @@ def test_other_memory_goes_on(start):
     for key in ("kept", "gone"):
         writer.peer(steps.post, key)
         writer.peer(steps.finish, key)
+    owner.peer(steps.sleep, 0.5)  # its introduction may be overtaken: docs/guide/failures.md
     owner.peer(steps.deregister_more)
     writer.peer(steps.post, "kept")
     writer.peer(steps.finish, "kept")
